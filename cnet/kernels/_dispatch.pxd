@@ -1,0 +1,52 @@
+# The C kernels as Cython sees them: csrc/cnet.h, with one field for each row of csrc/kernels.def.
+
+cdef extern from "cnet.h":
+    ctypedef Py_ssize_t cn_size
+    ctypedef struct cn_table:
+        const char* isa
+        cn_size lanes
+        cn_size tile_rows
+        cn_size tile_columns
+        void (*gemm_f32)(
+            cn_size rows, cn_size width, const float* a, cn_size a_row, const cn_size* segments, cn_size segment_count,
+            cn_size run, const float* b, cn_size b_row, const float* start, cn_size start_row, float* c, cn_size c_row
+        ) noexcept nogil
+        void (*outer_f32)(
+            cn_size rows, cn_size width, cn_size lines, cn_size points, const float* a, cn_size a_line, cn_size a_point,
+            const float* b, cn_size b_line, cn_size b_point, const float* start, float* c, cn_size c_row
+        ) noexcept nogil
+        void (*transpose_f32)(
+            cn_size rows, cn_size columns, const float* x, cn_size x_row, float* y, cn_size y_row
+        ) noexcept nogil
+        void (*pack_f32)(cn_size rows, cn_size columns, const float* x, cn_size x_row, float* panel) noexcept nogil
+        void (*pack_transposed_f32)(
+            cn_size rows, cn_size columns, const float* x, cn_size x_row, float* panel
+        ) noexcept nogil
+        void (*dense_forward_f32)(
+            cn_size rows, cn_size width, cn_size depth, const float* x, cn_size x_row, const float* w, cn_size w_row,
+            const float* bias, float* y, cn_size y_row
+        ) noexcept nogil
+        void (*dense_input_grad_f32)(
+            cn_size rows, cn_size width, cn_size depth, const float* dy, cn_size dy_row, const float* w, cn_size w_row,
+            float* dx, cn_size dx_row
+        ) noexcept nogil
+        void (*dense_weight_grad_f32)(
+            cn_size rows, cn_size width, cn_size samples, const float* x, cn_size x_row, const float* dy,
+            cn_size dy_row, float* dw, cn_size dw_row
+        ) noexcept nogil
+        void (*depthwise_f32)(
+            cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_point, const cn_size* offsets,
+            const float* w, const float* bias, float* y, cn_size y_point
+        ) noexcept nogil
+        void (*depthwise_weight_grad_f32)(
+            cn_size lines, cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_line,
+            cn_size a_point, const cn_size* offsets, const float* b, cn_size b_line, float* dw
+        ) noexcept nogil
+        void (*column_sum_f32)(cn_size rows, cn_size columns, const float* x, cn_size x_row, float* y) noexcept nogil
+        void (*add_parts_f32)(cn_size parts, cn_size size, const float* x, cn_size x_part, float* y) noexcept nogil
+
+# The table in use. Read it once, before a parallel region.
+cdef const cn_table* table() noexcept nogil
+
+# How many threads a region of so many independent items and so many multiply-adds deserves, at most `threads`.
+cdef int team(Py_ssize_t items, Py_ssize_t work, int threads) noexcept nogil

@@ -1,0 +1,255 @@
+"""The loop nest behind convolution: every output pixel gathers a weighted sum of source pixels under a window.
+
+::
+
+    y[n, p + i * out_step, q + j * out_step, o] = bias[o]
+        + sum over taps t of phase (p, q), and c, of  x[n, i * step + row[t], j * step + column[t], c] * w[t][c, o]
+
+A convolution's forward pass is one phase whose taps step through the kernel. Its input gradient gathers too, from the
+output gradient with the weights transposed: with stride s the pixels of each residue class modulo s see a fixed subset
+of the taps, so it is s * s phases. (A transposed convolution is the same two passes exchanged.)
+
+The window's pixels are read in place through the channels-last layout: a row of the window is one contiguous stretch, or
+one stretch per tap where dilation or groups part them. Where windows reach over the edge, a thread first copies the
+image into zeros, in a scratch that stays in its second-level cache; there is no other copy, and no patch matrix.
+"""
+
+cimport cython
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from cnet.kernels._dispatch cimport cn_table, table, team
+
+cdef enum:
+    # Work items that a call is cut into where the batch alone does not give as many.
+    ITEMS = 16
+    # Weights beyond this many floats (a quarter of a 2 MB second-level cache) do not stay there beside the images, so a
+    # few images at a time share each panel; and so many floats of images at most.
+    RESIDENT = 131072
+    SHARED_IMAGES = 4
+
+
+cdef class Gather:
+    """Geometry of a gather, bound once.
+
+    ``source`` and ``target`` are ``(height, width, channels)``, ``step`` and ``out_step`` are per axis, and ``phases`` is
+    a list of ``(first_row, first_column, row_taps, column_taps)`` with taps ``(source offset, kernel index)`` in
+    ascending order of offset. ``kernel_width`` turns a pair of kernel indices into a tap number.
+    """
+
+    def __cinit__(self, source, target, step, out_step, Py_ssize_t groups, Py_ssize_t kernel_width, phases):
+        self.height, self.width, self.channels = source
+        self.out_height, self.out_width, self.out_channels = target
+        self.row_step, self.column_step = step
+        self.out_row_step, self.out_column_step = out_step
+        self.groups = groups
+        self.depth = self.channels // groups
+        self.breadth = self.out_channels // groups
+        self.depthwise = groups > 1 and self.depth == 1 and self.breadth == 1
+        self._measure_padding(phases)
+        self.phase_count = len(phases)
+        self.taps = sum(len(rows) * len(columns) for _, _, rows, columns in phases)
+        self.phases = <Phase*>calloc(max(1, self.phase_count), sizeof(Phase))
+        self.indices = <Py_ssize_t*>calloc(max(1, 2 * self.taps), sizeof(Py_ssize_t))
+        if self.phases is NULL or self.indices is NULL:
+            raise MemoryError()
+        self._bind_phases(phases, kernel_width)
+
+    def __dealloc__(self):
+        free(self.phases)
+        free(self.indices)
+
+    @cython.wraparound(True)
+    def _measure_padding(self, phases):
+        # The rows and columns that some window reads, from the first to one past the last.
+        low_row = low_column = 0
+        high_row, high_column = self.height, self.width
+        for first_row, first_column, row_taps, column_taps in phases:
+            rows, columns = self._extent(first_row, first_column)
+            if rows and row_taps and columns and column_taps:
+                low_row = min(low_row, row_taps[0][0])
+                low_column = min(low_column, column_taps[0][0])
+                high_row = max(high_row, (rows - 1) * self.row_step + row_taps[-1][0] + 1)
+                high_column = max(high_column, (columns - 1) * self.column_step + column_taps[-1][0] + 1)
+        self.top, self.left = -low_row, -low_column
+        self.padded_height, self.padded_width = high_row - low_row, high_column - low_column
+        self.padded = (self.padded_height, self.padded_width) != (self.height, self.width)
+
+    def _extent(self, first_row, first_column):
+        rows = -(-(self.out_height - first_row) // self.out_row_step)
+        columns = -(-(self.out_width - first_column) // self.out_column_step)
+        return max(0, rows), max(0, columns)
+
+    def _bind_phases(self, phases, Py_ssize_t kernel_width):
+        cdef Phase* phase
+        cdef Py_ssize_t row = self.padded_width * self.channels
+        cdef Py_ssize_t bound = 0, number, i
+        for number, (first_row, first_column, row_taps, column_taps) in enumerate(phases):
+            phase = &self.phases[number]
+            phase.first_row, phase.first_column = first_row, first_column
+            phase.rows, phase.columns = self._extent(first_row, first_column)
+            phase.taps = len(row_taps) * len(column_taps)
+            phase.order, phase.segments = self.indices + 2 * bound, self.indices + 2 * bound + phase.taps
+            phase.packed = bound * self.depth
+            offsets = [
+                (r + self.top) * row + (q + self.left) * self.channels for r, _ in row_taps for q, _ in column_taps
+            ]
+            for i, index in enumerate(kh * kernel_width + kw for _, kh in row_taps for _, kw in column_taps):
+                phase.order[i] = index
+            # Neighbouring taps of a row make one stretch when their pixels touch and every channel takes part.
+            touching = all(b[0] == a[0] + 1 for a, b in zip(column_taps, column_taps[1:]))
+            stretch = len(column_taps) if self.groups == 1 and touching and column_taps else 1
+            for i, offset in enumerate(offsets[::stretch]):
+                phase.segments[i] = offset
+            phase.segment_count, phase.run = phase.taps // stretch, stretch * self.depth
+            bound += phase.taps
+            self.phase_rows = max(self.phase_rows, phase.rows)
+
+    cdef Py_ssize_t packed_size(self, Py_ssize_t panel) noexcept nogil:
+        if self.depthwise:
+            return self.taps * self.channels
+        return self.groups * ((self.breadth + panel - 1) // panel) * panel * self.taps * self.depth
+
+    cdef Py_ssize_t image_size(self) noexcept nogil:
+        """Floats of one padded image, in whole cache lines."""
+        return (self.padded_height * self.padded_width * self.channels + 15) // 16 * 16 if self.padded else 0
+
+    cdef Py_ssize_t images_per_item(self, Py_ssize_t samples, Py_ssize_t panel) noexcept nogil:
+        if self.packed_size(panel) <= RESIDENT:
+            return 1
+        cdef Py_ssize_t images = RESIDENT // max(1, self.height * self.width * self.channels)
+        return max(1, min(min(images, <Py_ssize_t>SHARED_IMAGES), samples // ITEMS))
+
+    cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, int threads) noexcept nogil:
+        """Floats of workspace for ``run``: the packed weights, and a scratch for each thread."""
+        cdef Py_ssize_t panel = table().tile_columns
+        return (self.packed_size(panel) + 15) // 16 * 16 + threads * self.images_per_item(samples, panel) * self.image_size()
+
+    cdef void pad(self, const float* image, float* scratch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        """Rows ``first`` to ``last`` of the padded image into ``scratch``."""
+        cdef Py_ssize_t row, inner = self.width * self.channels, outer = self.padded_width * self.channels
+        cdef Py_ssize_t left = self.left * self.channels
+        for row in range(first, last):
+            if row < self.top or row >= self.top + self.height:
+                memset(scratch, 0, outer * sizeof(float))
+            else:
+                memset(scratch, 0, left * sizeof(float))
+                memcpy(scratch + left, image + (row - self.top) * inner, inner * sizeof(float))
+                memset(scratch + left + inner, 0, (outer - left - inner) * sizeof(float))
+            scratch += outer
+
+    cdef void run(
+        self, const float* x, const float* weight, bint transposed, const float* bias, float* y, Py_ssize_t samples,
+        float* workspace, int threads
+    ):
+        """``weight`` is ``[tap][depth][out_channels]``, or ``[tap][breadth][channels]`` when ``transposed``."""
+        cdef const cn_table* c = table()
+        cdef Py_ssize_t panel = c.tile_columns, packed_size = (self.packed_size(panel) + 15) // 16 * 16
+        cdef Py_ssize_t share = self.images_per_item(samples, panel), batches = (samples + share - 1) // share
+        cdef Py_ssize_t blocks = max(1, min(self.phase_rows, (ITEMS + batches - 1) // batches))
+        cdef Py_ssize_t scratch_size = share * self.image_size()
+        cdef float* scratch = workspace + packed_size
+        cdef Py_ssize_t panels = 1 if self.depthwise else self.groups * ((self.breadth + panel - 1) // panel)
+        cdef Py_ssize_t item, batch, block
+        cdef Py_ssize_t work = samples * self.taps * self.depth * self.out_channels * self.phase_rows * (
+            self.out_width // self.out_column_step)
+        cdef int count = team(panels, packed_size // 4, threads)
+        for item in prange(panels, nogil=True, schedule="static", num_threads=count):
+            self.pack(c, item, weight, transposed, workspace)
+        count = team(batches * blocks, work, threads)
+        for item in prange(batches * blocks, nogil=True, schedule="static", num_threads=count):
+            batch = item // blocks
+            block = item % blocks
+            self.run_item(
+                c, x, workspace, bias, y, scratch + threadid() * scratch_size,
+                batch * share, min(samples, (batch + 1) * share),
+                self.phase_rows * block // blocks, self.phase_rows * (block + 1) // blocks,
+            )
+
+    cdef void pack(
+        self, const cn_table* c, Py_ssize_t item, const float* weight, bint transposed, float* packed
+    ) noexcept nogil:
+        """Panel ``item`` of every phase, in the order in which the phase's segments meet the taps."""
+        cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
+        cdef Py_ssize_t group = item // panels, column = item % panels * panel
+        cdef Py_ssize_t count = min(panel, self.breadth - column), number, place, tap
+        cdef Phase* phase
+        cdef float* to
+        for number in range(self.phase_count):
+            phase = &self.phases[number]
+            if self.depthwise:
+                to = packed + phase.packed * self.channels
+                for place in range(phase.taps):
+                    memcpy(to + place * self.channels, weight + phase.order[place] * self.channels,
+                           self.channels * sizeof(float))
+                continue
+            to = packed + (phase.packed * panels * self.groups + item * phase.taps * self.depth) * panel
+            for place in range(phase.taps):
+                tap = phase.order[place]
+                if transposed:
+                    c.pack_transposed_f32(
+                        self.depth, count, weight + (tap * self.breadth + column) * self.channels + group * self.depth,
+                        self.channels, to)
+                else:
+                    c.pack_f32(
+                        self.depth, count,
+                        weight + tap * self.depth * self.out_channels + group * self.breadth + column,
+                        self.out_channels, to)
+                to += self.depth * panel
+
+    cdef void run_item(
+        self, const cn_table* c, const float* x, const float* packed, const float* bias, float* y, float* scratch,
+        Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
+    ) noexcept nogil:
+        """Rows ``first_row`` to ``last_row`` of every phase, for a few images."""
+        cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
+        cdef Py_ssize_t source_size = self.height * self.width * self.channels, source_row = self.padded_width * self.channels
+        cdef Py_ssize_t first_source = first_row * self.row_step, image_size = source_size, image, number, index
+        cdef Py_ssize_t channel, column
+        cdef const float* source = x + first_image * source_size + first_source * source_row
+        cdef Phase* phase
+        if self.padded:
+            # Up to the last row that the last window of this block reads.
+            index = min(self.padded_height, self.padded_height - (self.phase_rows - last_row) * self.row_step)
+            for image in range(first_image, last_image):
+                self.pad(x + image * source_size, scratch + (image - first_image) * self.image_size(), first_source, index)
+            source, image_size = scratch, self.image_size()
+        for number in range(self.phase_count):
+            phase = &self.phases[number]
+            if self.depthwise:
+                for image in range(first_image, last_image):
+                    self.rows(
+                        c, phase, source + (image - first_image) * image_size, packed + phase.packed * self.channels,
+                        bias, y + image * self.out_height * self.out_width * self.out_channels, first_row, last_row,
+                        self.channels)
+                continue
+            # A panel of weights meets every image of the item while it is in the cache.
+            for index in range(self.groups * panels):
+                column = index % panels * panel
+                channel = index // panels * self.breadth + column
+                for image in range(first_image, last_image):
+                    self.rows(
+                        c, phase, source + (image - first_image) * image_size + index // panels * self.depth,
+                        packed + (phase.packed * panels * self.groups + index * phase.taps * self.depth) * panel,
+                        bias + channel if bias is not NULL else NULL,
+                        y + image * self.out_height * self.out_width * self.out_channels + channel,
+                        first_row, last_row, min(panel, self.breadth - column))
+
+    cdef void rows(
+        self, const cn_table* c, const Phase* phase, const float* source, const float* packed, const float* bias,
+        float* y, Py_ssize_t first_row, Py_ssize_t last_row, Py_ssize_t count
+    ) noexcept nogil:
+        """Rows of one phase, one image and one panel of ``count`` output channels."""
+        cdef Py_ssize_t pixel = self.column_step * self.channels, out_pixel = self.out_column_step * self.out_channels
+        cdef Py_ssize_t source_row = self.row_step * self.padded_width * self.channels, row
+        cdef float* to
+        for row in range(first_row, min(last_row, phase.rows)):
+            to = y + ((phase.first_row + row * self.out_row_step) * self.out_width + phase.first_column) * self.out_channels
+            if self.depthwise:
+                c.depthwise_f32(phase.columns, count, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
+            else:
+                c.gemm_f32(
+                    phase.columns, count, source, pixel, phase.segments, phase.segment_count, phase.run, packed,
+                    c.tile_columns, bias, 0, to, out_pixel)
+            source += source_row

@@ -1,0 +1,29 @@
+/* The face of csrc: one table of kernels per instruction set, and the functions that choose a table.
+ *
+ * Sizes and strides count elements, not bytes. Kernels know neither Python nor threads, allocate nothing and report no
+ * errors: their callers have checked every argument. */
+#ifndef CNET_H
+#define CNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef ptrdiff_t cn_size;
+
+typedef struct cn_table {
+    const char *isa;
+    cn_size lanes;        /* floats in a vector register */
+    cn_size tile_rows;    /* rows of the register tile */
+    cn_size tile_columns; /* columns of the register tile: the width of a packed panel */
+#define CN_KERNEL(name, arguments) void (*name) arguments;
+#include "kernels.def"
+#undef CN_KERNEL
+} cn_table;
+
+/* The table called `isa`, or NULL if this build has none of that name or this machine cannot run it. */
+const cn_table *cn_table_named(const char *isa);
+
+/* The i-th table this machine can run, best first, or NULL after the last. */
+const cn_table *cn_table_at(int i);
+
+#endif

@@ -1,0 +1,58 @@
+/* What every kernel source includes: the vector types of the instruction set being compiled, and the few operations on
+ * them that the language lacks. Kernels are written once on GCC/Clang vector extensions; isa/<name>.h holds the numbers
+ * that differ. */
+#ifndef CNET_KERNEL_H
+#define CNET_KERNEL_H
+
+#include "cnet.h"
+#include CN_ISA_HEADER
+
+#define CN_PASTE_(a, b) a##b
+#define CN_PASTE(a, b) CN_PASTE_(a, b)
+
+/* cn_gemm_f32__avx2 and so on: the name under which table.c finds a kernel of this instruction set. */
+#define CN_NAME(kernel) CN_PASTE(CN_PASTE(cn_, kernel), CN_PASTE(__, CN_ISA))
+
+/* Every kernel may call the others of its instruction set. */
+#define CN_KERNEL(name, arguments) void CN_NAME(name) arguments;
+#include "kernels.def"
+#undef CN_KERNEL
+
+#define CN_PANEL (CN_TILE_VECTORS * CN_LANES)
+
+/* Accumulator arrays live in registers only if every loop over them is unrolled away. */
+#if defined(__clang__)
+#define CN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define CN_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+#define CN_INLINE static inline __attribute__((always_inline))
+
+/* Unaligned, may-alias vectors: arrays of float are read through them at any address. */
+typedef float vec __attribute__((vector_size(CN_LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(CN_LANES * 4), aligned(4), may_alias));
+
+CN_INLINE vec load(const float *p) { return *(const vec *)p; }
+CN_INLINE void store(float *p, vec v) { *(vec *)p = v; }
+CN_INLINE vec splat(float s) { return s - (vec){0}; }
+
+/* C has no vector ?: in GCC 12; comparison masks are all ones or all zeros. */
+CN_INLINE vec select(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* The first n lanes; the others read as `fill`. */
+CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
+    float lanes[CN_LANES];
+    for (int i = 0; i < CN_LANES; i++) lanes[i] = i < n ? p[i] : fill;
+    return load(lanes);
+}
+
+CN_INLINE void store_part(float *p, vec v, cn_size n) {
+    float lanes[CN_LANES];
+    store(lanes, v);
+    for (cn_size i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+CN_INLINE cn_size min_size(cn_size a, cn_size b) { return a < b ? a : b; }
+
+#endif
