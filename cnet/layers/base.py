@@ -1,0 +1,347 @@
+"""What every layer is: parameters and buffers, a forward and a backward pass, and how they are checked and built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cnet import _check
+from cnet._check import Float32Array
+from cnet.parameter import Arena, Parameter, gather_unique
+
+Shape = tuple[int, ...]
+Self = TypeVar("Self", bound="Layer")
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+class Layer:
+    r"""Base of all layers: a differentiable function :math:`y = f(x; \theta)` of a batch.
+
+    A subclass states the shape of its output (:meth:`output_shape`) and computes (:meth:`_forward`, :meth:`_backward`);
+    :meth:`forward` and :meth:`backward` check what comes in and then call these.
+
+    Attributes
+    ----------
+    training : bool
+        True after :meth:`train` (and at first), False after :meth:`eval`. In evaluation nothing is kept for backward.
+
+    Notes
+    -----
+    Shapes given to or returned by methods leave out the batch axis: ``(1, 28, 28)`` for images of one channel.
+
+    Between ``forward`` and ``backward`` a layer keeps references to arrays, not copies: do not write into a batch before
+    its backward pass is done. ``backward`` may be called once for each ``forward``.
+
+    A layer belongs to one thread at a time; two threads may run two models at once.
+
+    Examples
+    --------
+    A layer of one's own, :math:`y = x^2`:
+
+    >>> import numpy as np
+    >>> from cnet.layers import Layer
+    >>> class Square(Layer):
+    ...     def output_shape(self, input_shape):
+    ...         return input_shape
+    ...     def _forward(self, x):
+    ...         self._keep(x)
+    ...         return x * x
+    ...     def _backward(self, dy, kept, input_grad):
+    ...         (x,) = kept
+    ...         return 2 * x * dy
+    >>> square = Square()
+    >>> square([[1.0, 2.0, 3.0]]).tolist(), square.backward([[1.0, 1.0, 1.0]]).tolist()
+    ([[1.0, 4.0, 9.0]], [[2.0, 4.0, 6.0]])
+    """
+
+    # Attributes that are saved with the parameters but not learned.
+    buffer_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self.training = True
+        self._input_shape: Shape | None = None
+        self._output_shape: Shape | None = None
+        self._kept: tuple[Any, ...] | None = None
+
+    # ---- what a subclass says
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of the output for an input of this shape, without the batch axis; refuses one it cannot take."""
+        raise NotImplementedError
+
+    def flops(self, input_shape: Shape) -> int:
+        """Floating-point operations of the forward pass for one sample; a multiply-add counts as two."""
+        return 0
+
+    def _bind(self, input_shape: Shape) -> None:
+        """Get ready for inputs of this shape: infer sizes, create parameters, bind geometry."""
+
+    def _forward(self, x: Float32Array) -> Float32Array:
+        raise NotImplementedError
+
+    def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
+        raise NotImplementedError
+
+    def _keep(self, *arrays: Any) -> None:
+        """Keep arrays for the backward pass, when there will be one."""
+        if self.training:
+            self._kept = arrays
+
+    def _signature(self) -> str:
+        """The arguments that ``repr`` shows."""
+        return ""
+
+    # ---- running
+
+    def forward(self, x: ArrayLike) -> Float32Array:
+        """Compute the output for a batch.
+
+        Parameters
+        ----------
+        x : array_like
+            Real numbers of any dtype, converted to float32; the first axis counts samples.
+
+        Returns
+        -------
+        ndarray of float32
+            Images are logically ``(N, C, H, W)`` with channels last in memory.
+
+        Raises
+        ------
+        TypeError
+            If ``x`` does not hold real numbers.
+        ValueError
+            If ``x`` has a shape the layer cannot take, or no samples.
+        """
+        if (
+            type(x) is not np.ndarray
+            or x.dtype is not _FLOAT32
+            or x.shape[1:] != self._input_shape
+            or x.shape[0] == 0
+        ):
+            x = self._accept(x)
+        self._kept = None
+        y = self._forward(x)
+        self._output_shape = y.shape
+        return y
+
+    __call__ = forward
+
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> Float32Array | None:
+        r"""Propagate a gradient: add to each parameter's gradient and return that of the input.
+
+        Parameters
+        ----------
+        dy : array_like
+            :math:`\partial L / \partial y`, of the shape of the last output.
+        input_grad : bool, default True
+            Whether to compute :math:`\partial L / \partial x`. The first layer of a model need not.
+
+        Returns
+        -------
+        ndarray of float32 or None
+            The gradient of the input, or None when ``input_grad`` is False.
+
+        Raises
+        ------
+        RuntimeError
+            If no forward pass in training mode came before, or its backward pass has been done already.
+        ValueError
+            If ``dy`` has another shape than the output had.
+        """
+        kept = self._kept
+        if kept is None:
+            raise RuntimeError(self._no_forward())
+        if type(dy) is not np.ndarray or dy.dtype is not _FLOAT32 or dy.shape != self._output_shape:
+            dy = _check.float32(self._subject, "dy", dy)
+            if dy.shape != self._output_shape:
+                raise _check.shape_error(self._subject, "dy", dy.shape, f"that of the output, {self._output_shape}")
+        self._kept = None
+        dx = self._backward(dy, kept, input_grad)
+        return dx if input_grad else None
+
+    def build(self: Self, input_shape: Shape) -> Self:
+        """Infer open sizes, create the parameters and lay them out side by side in memory.
+
+        The first batch does this too; call it to have the parameters before.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Shape of one sample, such as ``(1, 28, 28)``.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot take inputs of this shape; nothing has changed then.
+        """
+        if not isinstance(input_shape, (tuple, list)):
+            raise TypeError(_check.message(self._subject, f"input_shape is {input_shape!r}", "a tuple of integers"))
+        shape = tuple(_check.integer(self._subject, "input_shape", size, 1) for size in input_shape)
+        self.output_shape(shape)
+        self._bind_to(shape)
+        parameters = gather_unique(self.parameters())
+        arenas = {id(parameter.arena) for parameter in parameters}
+        # A part of a built model shares the model's arena and leaves it alone.
+        if parameters and (len(arenas) > 1 or parameters[0].arena is None):
+            Arena(parameters)
+        return self
+
+    def _bind_to(self, input_shape: Shape) -> Shape:
+        """Bind to a shape that has been checked, and return the shape of the output."""
+        self._bind(input_shape)
+        self._input_shape = input_shape
+        return self.output_shape(input_shape)
+
+    def _accept(self, x: ArrayLike) -> Float32Array:
+        array = _check.float32(self._subject, "x", x)
+        if array.ndim == 0:
+            raise _check.shape_error(self._subject, "x", array.shape, "a batch, with the samples along the first axis")
+        if array.shape[0] == 0:
+            _check.not_empty(self._subject, "x", array)
+        if array.shape[1:] != self._input_shape:
+            self.build(array.shape[1:])
+        return array
+
+    def _no_forward(self) -> str:
+        if self._output_shape is None:
+            received = "backward comes before forward"
+        elif not self.training:
+            received = "backward after a forward pass in evaluation mode, which keeps nothing"
+        else:
+            received = "backward comes a second time for one forward pass"
+        return _check.message(self._subject, received, remedy="Call forward in training mode first.")
+
+    # ---- parameters and state
+
+    @property
+    def built(self) -> bool:
+        """Whether every parameter has its shape and values."""
+        return all(parameter.built for parameter in self.parameters())
+
+    def children(self) -> dict[str, Layer]:
+        """The layers directly inside this one, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all inside it, with dotted names; this layer's own name is ``prefix``."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.named_layers(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with PyTorch's names, such as ``"0.weight"``."""
+        for path, layer in self.named_layers():
+            for name, value in vars(layer).items():
+                if isinstance(value, Parameter):
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, in the order of the layers, each once."""
+        return gather_unique(parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """All buffers (state that is saved but not learned, such as running statistics), by dotted name."""
+        for path, layer in self.named_layers():
+            for name in layer.buffer_names:
+                yield (f"{path}.{name}" if path else name), getattr(layer, name)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Copies of all parameters and buffers, by name, C-ordered in the logical layout.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer is not built.
+        """
+        values = {name: parameter.data for name, parameter in self.named_parameters()} | dict(self.named_buffers())
+        return {name: np.array(value, order="C") for name, value in values.items()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
+        """Copy values into the parameters and buffers.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            What :meth:`state_dict` returned, or a PyTorch state dict's arrays.
+        strict : bool, default True
+            Whether a name missing from or unknown in ``state`` is an error.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer is not built.
+        KeyError
+            If names are missing or unknown and ``strict`` is True.
+        ValueError
+            If a shape differs. In every case of error nothing has been copied.
+        """
+        own = {name: parameter.data for name, parameter in self.named_parameters()} | dict(self.named_buffers())
+        if strict and own.keys() != state.keys():
+            missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            raise KeyError(
+                _check.message(
+                    f"{self._subject}.load_state_dict",
+                    f"missing {missing}, unknown {unknown}",
+                    "the names of state_dict()",
+                    "Pass strict=False to load those in common.",
+                )
+            )
+        checked = {name: _check.numeric(self._subject, name, state[name]) for name in own if name in state}
+        for name, value in checked.items():
+            if value.shape != own[name].shape:
+                raise _check.shape_error(f"{self._subject}.load_state_dict", name, value.shape, str(own[name].shape))
+        for name, value in checked.items():
+            own[name][...] = value
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Switch this layer and all inside it to training (or, with ``mode=False``, to evaluation); returns itself."""
+        for _, layer in self.named_layers():
+            layer.training = _check.boolean(self._subject, "mode", mode)
+        return self
+
+    def eval(self: Self) -> Self:
+        """Switch to evaluation: dropout off, running statistics used, nothing kept for backward; returns itself."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Set the gradient of every parameter to zero."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def count_parameters(self) -> int:
+        """Number of learned values; 0 for those not built yet."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def summary(self, input_shape: Shape | None = None) -> str:
+        """A table of the layers with output shapes, parameter counts and FLOPs of one sample; see :func:`summarise`."""
+        from cnet.layers.summary import summarise
+
+        return summarise(self, input_shape)
+
+    def __repr__(self) -> str:
+        children = self.children()
+        if not children:
+            return f"{type(self).__name__}({self._signature()})"
+        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in children.items()]
+        return "\n  ".join([f"{type(self).__name__}({self._signature()}", *lines]) + "\n)"
+
+    @property
+    def _subject(self) -> str:
+        """How messages name the layer."""
+        return type(self).__name__
+
+
+def count(shape: Shape) -> int:
+    """Elements of one sample."""
+    return math.prod(shape)

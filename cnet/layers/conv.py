@@ -1,0 +1,218 @@
+"""Convolution over images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnet import _check, _threads, layout
+from cnet._check import Float32Array
+from cnet.initializers import FanInUniform, Initializer
+from cnet.initializers import get as get_initializer
+from cnet.kernels import conv2d
+from cnet.layers.base import Layer, Shape, count
+from cnet.parameter import Parameter
+from cnet.random import default_generator
+
+Pair = int | tuple[int, int]
+
+
+class Conv2d(Layer):
+    r"""2-D convolution (cross-correlation, as is usual) of images.
+
+    .. math:: y_{n,o,i,j} = b_o + \sum_{c,k,l} w_{o,c,k,l}\; x_{n,\,c,\,i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}
+
+    where ``x`` is zero outside the image and ``c`` runs over the channels of the group of ``o``. Backward: ``dx`` spreads
+    ``dy`` through the same window, ``dw`` sums ``dy x`` and ``db`` sums ``dy``, both over images and positions.
+
+    Parameters
+    ----------
+    in_channels : int or None
+        Channels of the input, ``>= 1``; None infers them from the first batch.
+    out_channels : int
+        Channels of the output, ``>= 1``.
+    kernel_size : int or pair of int
+        Height and width of the window in elements, ``>= 1``.
+    stride : int or pair of int, default 1
+        Elements from window to window, ``>= 1``.
+    padding : int, pair of int, "same" or "valid", default 0
+        Zeros added on each side (vertical, horizontal). ``"valid"`` adds none; ``"same"`` adds as many as make the output
+        as large as the input, the odd one at the bottom and right, and needs stride 1.
+    dilation : int or pair of int, default 1
+        Elements from tap to tap of the window, ``>= 1``.
+    groups : int, default 1
+        Equal groups of channels that are convolved apart; divides both channel counts. ``groups=in_channels`` is a
+        depthwise convolution.
+    bias : bool, default True
+        Whether to add :math:`b`.
+    init, bias_init : str or Initializer, optional
+        Initial weights and bias; default ``U(-1/sqrt(f), 1/sqrt(f))`` with ``f = in_channels / groups * kh * kw``.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (out_channels, in_channels / groups, kh, kw)
+    bias : Parameter, shape (out_channels,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, the groups do not divide the channels, ``"same"`` meets a stride; at a batch, if
+        the channels differ or the window is larger than the padded image.
+
+    Shapes
+    ------
+    x : (N, in_channels, H, W)
+    y : (N, out_channels, H', W') with ``H' = floor((H + 2 p - d (k - 1) - 1) / s) + 1``, and ``W'`` alike
+
+    Notes
+    -----
+    Kept for backward: the input. Kernels read it with channels last; an array in PyTorch's order is converted once.
+
+    References
+    ----------
+    PyTorch, ``torch.nn.Conv2d``. V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning",
+    arXiv:1603.07285.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnet import layers
+    >>> layer = layers.Conv2d(3, 8, 3, stride=2, padding=1)
+    >>> layer(np.zeros((4, 3, 32, 32))).shape
+    (4, 8, 16, 16)
+    >>> layers.Conv2d(None, 8, (3, 5), padding="same").output_shape((3, 32, 32))
+    (8, 32, 32)
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        init: str | Initializer | None = None,
+        bias_init: str | Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = None if in_channels is None else _check.integer("Conv2d", "in_channels", in_channels, 1)
+        self.out_channels = _check.integer("Conv2d", "out_channels", out_channels, 1)
+        self.kernel_size = _check.pair("Conv2d", "kernel_size", kernel_size, 1)
+        self.stride = _check.pair("Conv2d", "stride", stride, 1)
+        self.dilation = _check.pair("Conv2d", "dilation", dilation, 1)
+        self.groups = _check.integer("Conv2d", "groups", groups, 1)
+        self.padding = padding if isinstance(padding, str) else _check.pair("Conv2d", "padding", padding, 0)
+        self._sides = self._padding_sides()
+        self._check_groups(self.in_channels)
+        self.init = FanInUniform() if init is None else get_initializer(init)
+        self.bias_init = FanInUniform() if bias_init is None else get_initializer(bias_init)
+        self.weight = Parameter(name="weight")
+        self.bias = Parameter(name="bias") if _check.boolean("Conv2d", "bias", bias) else None
+        self._kernel: conv2d.Conv2d | None = None
+        if self.in_channels is not None:
+            self._create(self.in_channels)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """``(out_channels, H', W')``."""
+        if len(input_shape) != 3 or self.in_channels not in (None, input_shape[0]):
+            channels = self.in_channels or "C"
+            remedy = "Reshape x to (N, C, H, W)." if len(input_shape) != 3 else f"Set in_channels={input_shape[0]}."
+            raise _check.shape_error("Conv2d", "x", ("N", *input_shape), f"(N, {channels}, H, W)", remedy)
+        self._check_groups(input_shape[0])
+        sides = (self._sides[:2], self._sides[2:])
+        sizes = []
+        for size, (before, after), kernel, stride, dilation in zip(
+            input_shape[1:], sides, self.kernel_size, self.stride, self.dilation, strict=True
+        ):
+            room = size + before + after - dilation * (kernel - 1) - 1
+            if room < 0:
+                window = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+                raise _check.shape_error(
+                    "Conv2d", "x", ("N", *input_shape),
+                    f"images no smaller, after padding {self.padding}, than the window {window}",
+                    "Add padding or use a smaller kernel_size.",
+                )  # fmt: skip
+            sizes.append(room // stride + 1)
+        return (self.out_channels, *sizes)
+
+    def flops(self, input_shape: Shape) -> int:
+        """Two for each weight at each position, one for each bias."""
+        outputs = count(self.output_shape(input_shape))
+        kernel = self.kernel_size[0] * self.kernel_size[1]
+        return outputs * (2 * kernel * input_shape[0] // self.groups + (1 if self.bias else 0))
+
+    def _padding_sides(self) -> tuple[int, int, int, int]:
+        """Zeros at the top, bottom, left and right."""
+        if not isinstance(self.padding, str):
+            vertical, horizontal = self.padding
+            return vertical, vertical, horizontal, horizontal
+        if _check.choice("Conv2d", "padding", self.padding, ("same", "valid")) == "valid":
+            return 0, 0, 0, 0
+        if self.stride != (1, 1):
+            raise ValueError(
+                _check.message("Conv2d", f"padding is 'same' with stride {self.stride}", "stride 1", "Give numbers.")
+            )
+        high, wide = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return high // 2, high - high // 2, wide // 2, wide - wide // 2
+
+    def _check_groups(self, in_channels: int | None) -> None:
+        for name, channels in (("in_channels", in_channels), ("out_channels", self.out_channels)):
+            if channels is not None and channels % self.groups:
+                raise ValueError(
+                    _check.message("Conv2d", f"{name} is {channels}", f"a multiple of groups={self.groups}")
+                )
+
+    def _create(self, in_channels: int) -> None:
+        self.in_channels = in_channels
+        generator, depth = default_generator(), in_channels // self.groups
+        kernel = self.kernel_size[0] * self.kernel_size[1]
+        self.weight.materialise(self.init((self.out_channels, depth, *self.kernel_size), generator))
+        if self.bias:
+            fans = {"fan_in": depth * kernel, "fan_out": self.out_channels * kernel}
+            self.bias.materialise(self.bias_init((self.out_channels,), generator, **fans))
+
+    def _bind(self, input_shape: Shape) -> None:
+        channels, height, width = input_shape
+        if not self.weight.built:
+            self._create(channels)
+        self._kernel = conv2d.Conv2d(
+            channels, self.out_channels, height, width, self.kernel_size, self.stride, self._sides, self.dilation,
+            self.groups,
+        )  # fmt: skip
+
+    def _forward(self, x: Float32Array) -> Float32Array:
+        kernel, threads = self._bound(), _threads._count
+        x = layout.physical(x)
+        y = layout.empty((x.shape[0], kernel.out_height, kernel.out_width, self.out_channels))
+        workspace = layout.empty((kernel.forward_workspace(x.shape[0], threads),))
+        bias = self.bias.storage if self.bias else None
+        kernel.forward(x, self.weight.storage, bias, y, workspace, threads)
+        self._keep(x)
+        return layout.logical(y)
+
+    def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
+        kernel, threads = self._bound(), _threads._count
+        (x,) = kept
+        dy = layout.physical(dy)
+        workspace = layout.empty((kernel.weight_grad_workspace(x.shape[0], threads),))
+        dbias = self.bias.grad_storage if self.bias else None
+        kernel.weight_grad(x, dy, self.weight.grad_storage, dbias, workspace, threads)
+        if not input_grad:
+            return None
+        workspace = layout.empty((kernel.input_grad_workspace(x.shape[0], threads),))
+        dx = layout.empty(x.shape)
+        kernel.input_grad(dy, self.weight.storage, dx, workspace, threads)
+        return layout.logical(dx)
+
+    def _bound(self) -> conv2d.Conv2d:
+        assert self._kernel is not None
+        return self._kernel
+
+    def _signature(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        parts += [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        return ", ".join(parts if self.bias else [*parts, "bias=False"])
