@@ -33,23 +33,23 @@ MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platfo
 EXTRA_FLAGS = os.environ.get("CNET_CFLAGS", "").split()
 
 
+EMPTY_PROGRAM = "int main(void) { return 0; }"
+OPENMP_PROGRAM = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }"
+
+
 class BuildExtensions(build_ext):
     """Adds OpenMP where the compiler has it, and the kernels of every instruction set that it knows."""
 
     def build_extensions(self):
-        openmp = ["-fopenmp"] if self.compiles(["-fopenmp"], "#include <omp.h>\nint main(void) {return !omp_get_max_threads();}") else []
+        openmp = ["-fopenmp"] if self.compiles(["-fopenmp"], OPENMP_PROGRAM) else []
         if not openmp:
             self.warn("no OpenMP: cnet will run on one thread")
-        strip = ["-Wl,-s"] if self.compiles(["-Wl,-s"], "int main(void) {return 0;}") and not EXTRA_FLAGS else []
+        strip = ["-Wl,-s"] if self.compiles(["-Wl,-s"]) and not EXTRA_FLAGS else []
         for extension in self.extensions:
             extension.extra_compile_args = [*SHARED_FLAGS, *openmp, *EXTRA_FLAGS]
             extension.extra_link_args = [*openmp, *strip, *EXTRA_FLAGS]
         dispatch = next(e for e in self.extensions if e.name.endswith("._dispatch"))
-        isas = {
-            name: flags
-            for name, flags in ISAS.get(MACHINE, {"baseline": []}).items()
-            if self.compiles(flags, "int main(void) {return 0;}")
-        }
+        isas = {name: flags for name, flags in ISAS.get(MACHINE, {"baseline": []}).items() if self.compiles(flags)}
         dispatch.extra_objects = self.compile_kernels(isas)
         dispatch.define_macros = [(f"CN_HAVE_{name.upper()}", None) for name in isas]
         super().build_extensions()
@@ -72,7 +72,7 @@ class BuildExtensions(build_ext):
             objects = pool.map(compile_one, [(name, source) for name in isas for source in sources])
             return [path for paths in objects for path in paths]
 
-    def compiles(self, flags, program):
+    def compiles(self, flags, program=EMPTY_PROGRAM):
         """Whether the compiler takes these flags and links this program with them."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")

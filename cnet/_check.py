@@ -31,7 +31,7 @@ def message(subject: str, received: str, expected: str = "", remedy: str = "") -
     text += "."
     if remedy:
         text += f" {remedy}"
-        if not text.endswith("."):
+        if text[-1] not in ".?":
             text += "."
     return text
 
@@ -121,9 +121,15 @@ def float32(subject: str, name: str, value: Any) -> Float32Array:
     return array
 
 
-def shape_error(subject: str, name: str, shape: Iterable[int], expected: str, remedy: str = "") -> ValueError:
-    """The error for an array of the wrong shape."""
-    return ValueError(message(subject, f"{name} has shape {tuple(shape)}", expected, remedy))
+def shape_error(subject: str, name: str, shape: Iterable[int | str], expected: str, remedy: str = "") -> ValueError:
+    """The error for an array of the wrong shape; a size may be a letter, such as N for the batch."""
+    return ValueError(message(subject, f"{name} has shape {shape_text(shape)}", expected, remedy))
+
+
+def shape_text(shape: Iterable[int | str]) -> str:
+    """``(N, 3, 28, 28)``: a shape as Python writes it, but letters without quotes."""
+    sizes = [str(size) for size in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 
 def not_empty(subject: str, name: str, array: NDArray[Any]) -> None:
@@ -143,9 +149,7 @@ def _as_array(subject: str, name: str, value: Any) -> NDArray[Any]:
     return array
 
 
-def _range_text(
-    low: float | None, high: float | None, open_low: bool = False, open_high: bool = False
-) -> str:
+def _range_text(low: float | None, high: float | None, open_low: bool = False, open_high: bool = False) -> str:
     if low is None and high is None:
         return ""
     if high is None:

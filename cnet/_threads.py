@@ -110,7 +110,7 @@ def _cgroup_folders() -> list[Path]:
     except OSError:
         return folders
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "" or "cpu" in controllers.split(","):
             root = _CGROUP if controllers == "" else _CGROUP / "cpu"
             parts = [part for part in path.split("/") if part not in ("", "..")]

@@ -2,12 +2,12 @@
 
 Users see **logical** arrays, indexed as in PyTorch: images ``(N, C, H, W)``, linear weights ``(out, in)``, convolution
 weights ``(out, in / groups, kh, kw)``. Kernels see the **physical** array: the same memory as a C-ordered array with
-channels last, images ``(N, H, W, C)``, linear weights ``(in, out)``, convolution weights ``(kh, kw, in / groups, out)``.
-Going from one to the other is a change of strides, never a copy; only an image that arrives with its channels first
-is copied, once. Arrays of one, two (activations) or three axes are the same in both views.
+channels last, images ``(N, H, W, C)``, linear weights ``(in, out)``, convolution weights ``(kh, kw, in / groups,
+out)``. Going from one to the other is a change of strides, never a copy; only an image that arrives with its channels
+first is copied, once. Arrays of one, two (activations) or three axes are the same in both views.
 
-This module is the only one that permutes axes, and the only one that allocates activations, gradients and workspace. All
-of it comes from a pool of aligned blocks that are used again as soon as the last array over them is gone.
+This module is the only one that permutes axes, and the only one that allocates activations, gradients and workspace.
+All of it comes from a pool of aligned blocks that are used again as soon as the last array over them is gone.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from cnet.kernels import _pool, transpose
 
 Shape = tuple[int, ...]
 
+# The buffer protocol of compiled classes is not visible to type checkers before Python 3.12.
+_block: Any = _pool.Block
+
 _FLOAT32 = np.dtype(np.float32)
 
 
 def empty(shape: Shape) -> Float32Array:
     """An uninitialised C-ordered float32 array from the pool."""
-    return np.ndarray(shape, _FLOAT32, _pool.Block(4 * math.prod(shape)))
+    array: Float32Array = np.ndarray(shape, _FLOAT32, _block(4 * math.prod(shape)))
+    return array
 
 
 def zeros(shape: Shape) -> Float32Array:
@@ -42,14 +46,15 @@ def zeros(shape: Shape) -> Float32Array:
 def empty_of(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
     """An uninitialised C-ordered array of any dtype from the pool."""
     kind = np.dtype(dtype)
-    return np.ndarray(shape, kind, _pool.Block(kind.itemsize * math.prod(shape)))
+    array: NDArray[Any] = np.ndarray(shape, kind, _block(kind.itemsize * math.prod(shape)))
+    return array
 
 
 def physical(x: Float32Array) -> Float32Array:
     """The physical view of activations: channels last and C-ordered. A copy only if ``x`` does not lie so in memory."""
     if x.ndim != 4:
-        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
-    view = x.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(x)
+    view: Float32Array = x.transpose(0, 2, 3, 1)
     if view.flags.c_contiguous:
         return view
     n, c, h, w = x.shape
@@ -75,12 +80,11 @@ def channels_first(x: Float32Array) -> Float32Array:
     """``x`` as ``(N, C * H * W)`` rows in the logical order of its elements, C-ordered; a copy unless it lies so."""
     n, features = x.shape[0], math.prod(x.shape[1:])
     if x.flags.c_contiguous or x.ndim != 4:
-        return np.ascontiguousarray(x).reshape(n, features)
+        rows: Float32Array = np.ascontiguousarray(x).reshape(n, features)
+        return rows
     view = physical(x)
     first = empty((n, features))
-    transpose.transpose(
-        view.reshape(n, -1, x.shape[1]), first.reshape(n, x.shape[1], -1), _threads._count
-    )
+    transpose.transpose(view.reshape(n, -1, x.shape[1]), first.reshape(n, x.shape[1], -1), _threads._count)
     return first
 
 
@@ -94,9 +98,8 @@ def weight_shape(shape: Shape) -> Shape:
 
 def weight_logical(weight: Float32Array) -> Float32Array:
     """The logical view of a physical parameter."""
-    if weight.ndim == 4:
-        return weight.transpose(3, 2, 0, 1)
-    return weight.T if weight.ndim == 2 else weight
+    view: Float32Array = weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
+    return view
 
 
 def empty_cache() -> None:
@@ -121,8 +124,8 @@ def memory_stats() -> dict[str, int]:
     Returns
     -------
     dict
-        In bytes: ``"held"``, taken from the operating system; ``"used"``, in arrays that are alive; ``"peak"``, the most
-        that was used at once since the start or :func:`reset_peak_memory`.
+        In bytes: ``"held"``, taken from the operating system; ``"used"``, in arrays that are alive; ``"peak"``, the
+        most that was used at once since the start or :func:`reset_peak_memory`.
 
     Examples
     --------

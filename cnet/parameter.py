@@ -20,8 +20,8 @@ class Parameter:
     Parameters
     ----------
     data : array_like of float, optional
-        Initial values in the logical layout (see Notes), copied and converted to float32. Without them the parameter has
-        neither shape nor values until a layer gives it some, which happens when the layer is built.
+        Initial values in the logical layout (see Notes), copied and converted to float32. Without them the parameter
+        has neither shape nor values until a layer gives it some, which happens when the layer is built.
     name : str, default ""
         For messages and checkpoints; a layer sets it.
     requires_grad : bool, default True
@@ -30,7 +30,8 @@ class Parameter:
     Attributes
     ----------
     data, grad : ndarray of float32
-        Values and gradient, views of the model's arena in the logical layout. Assigning to ``data`` copies the values in.
+        Values and gradient, views of the model's arena in the logical layout. Assigning to ``data`` copies the values
+        in.
     shape : tuple of int or None
         None until the parameter is built.
 
@@ -64,7 +65,7 @@ class Parameter:
             self.materialise(_check.float32("Parameter", "data", data))
 
     def materialise(self, data: Float32Array) -> None:
-        """Give the parameter its shape and first values, in the logical layout; it lies alone until an arena takes it."""
+        """Give the parameter its shape and first values (logical layout); it lies alone until an arena takes it."""
         self.shape = data.shape
         self.storage = layout.empty(layout.weight_shape(data.shape))
         self.grad_storage = layout.zeros(self.storage.shape)
@@ -137,8 +138,8 @@ class Parameter:
 class Arena:
     """Two flat float32 buffers with the values and the gradients of many parameters, in order.
 
-    An optimizer step is then one pass over memory, and so are a gradient norm and a checkpoint. Each parameter starts on
-    a cache line; the few elements between two parameters stay zero.
+    An optimizer step is then one pass over memory, and so are a gradient norm and a checkpoint. Each parameter starts
+    on a cache line; the few elements between two parameters stay zero.
 
     Parameters
     ----------
@@ -207,4 +208,3 @@ def gather_unique(parameters: Iterable[Parameter]) -> list[Parameter]:
     for parameter in parameters:
         seen.setdefault(id(parameter), parameter)
     return list(seen.values())
-

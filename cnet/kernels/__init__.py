@@ -1,1 +1,24 @@
-"""Compiled kernels."""
+"""Division of work: which thread computes which part of an output.
+
+::
+
+    layers/conv.py            shapes, errors, memory             Python, checks everything
+        |  physical arrays, workspace, number of threads
+    kernels/conv2d.pyx        items of work, prange              Cython, no GIL inside
+        |  pointers and strides
+    csrc/kernels/gemm.c       one register tile                  C, compiled once per instruction set
+
+A module here holds the kernels of one operation. Its functions take typed memoryviews of physical arrays (channels
+last, weights input-major; see ``cnet.layout``) and a number of threads. They check no more than what would crash, with
+``assert``, because the layer above has checked all; they allocate nothing, because the layer brings every buffer.
+
+**Why results do not depend on the number of threads.** A call is cut into *items* by the shapes alone: panels of
+columns, groups of rows, groups of images. Any thread may do any item, and an item is always computed in the same order.
+Where items add into the same numbers (gradients of weights) each has a buffer of its own, and the buffers are added up
+in order afterwards. ``_dispatch.team`` decides how many threads a call deserves, so that small work is not slowed down
+by waking threads for it; that too cannot change a bit.
+
+**Where to look.** ``dense`` and ``conv2d`` end in the same two register tiles, ``gemm`` and ``outer`` (csrc/kernels/
+gemm.c). ``_gather`` is the loop nest that convolution and its input gradient share. ``_dispatch`` holds the table of C
+functions for the instruction set in use, ``_pool`` the memory.
+"""

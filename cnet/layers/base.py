@@ -34,8 +34,8 @@ class Layer:
     -----
     Shapes given to or returned by methods leave out the batch axis: ``(1, 28, 28)`` for images of one channel.
 
-    Between ``forward`` and ``backward`` a layer keeps references to arrays, not copies: do not write into a batch before
-    its backward pass is done. ``backward`` may be called once for each ``forward``.
+    Between ``forward`` and ``backward`` a layer keeps references to arrays, not copies: do not write into a batch
+    before its backward pass is done. ``backward`` may be called once for each ``forward``.
 
     A layer belongs to one thread at a time; two threads may run two models at once.
 
@@ -118,12 +118,7 @@ class Layer:
         ValueError
             If ``x`` has a shape the layer cannot take, or no samples.
         """
-        if (
-            type(x) is not np.ndarray
-            or x.dtype is not _FLOAT32
-            or x.shape[1:] != self._input_shape
-            or x.shape[0] == 0
-        ):
+        if type(x) is not np.ndarray or x.dtype is not _FLOAT32 or x.shape[1:] != self._input_shape or x.shape[0] == 0:
             x = self._accept(x)
         self._kept = None
         y = self._forward(x)
@@ -340,6 +335,11 @@ class Layer:
     def _subject(self) -> str:
         """How messages name the layer."""
         return type(self).__name__
+
+
+def batch_of(shape: Shape) -> list[int | str]:
+    """The shape of a batch of such samples, for messages: ``(N, ...)``."""
+    return ["N", *shape]
 
 
 def count(shape: Shape) -> int:

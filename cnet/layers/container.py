@@ -15,8 +15,8 @@ from cnet.layers.base import Layer, Shape, count
 class Sequential(Layer):
     r"""Layers run one after another: :math:`y = f_n(\dots f_2(f_1(x)))`.
 
-    The backward pass runs them in reverse, :math:`dx = f_1'(\dots f_n'(dy))`, and with ``input_grad=False`` stops at the
-    first layer that has parameters.
+    The backward pass runs them in reverse, :math:`dx = f_1'(\dots f_n'(dy))`, and with ``input_grad=False`` stops at
+    the first layer that has parameters.
 
     Parameters
     ----------
@@ -117,7 +117,9 @@ class Sequential(Layer):
         if not isinstance(layer, Layer):
             raise TypeError(_check.message("Sequential", f"layer {name!r} is a {type(layer).__name__}", "a Layer"))
         if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(_check.message("Sequential", f"a layer is named {name!r}", "a non-empty name without dots"))
+            raise ValueError(
+                _check.message("Sequential", f"a layer is named {name!r}", "a non-empty name without dots")
+            )
         self._layers[name] = layer
         # The whole is built anew at the next batch, when the new layer's parameters join the others in memory.
         self._input_shape = None

@@ -9,7 +9,7 @@ from cnet._check import Float32Array
 from cnet.initializers import FanInUniform, Initializer
 from cnet.initializers import get as get_initializer
 from cnet.kernels import conv2d
-from cnet.layers.base import Layer, Shape, count
+from cnet.layers.base import Layer, Shape, batch_of, count
 from cnet.parameter import Parameter
 from cnet.random import default_generator
 
@@ -21,8 +21,8 @@ class Conv2d(Layer):
 
     .. math:: y_{n,o,i,j} = b_o + \sum_{c,k,l} w_{o,c,k,l}\; x_{n,\,c,\,i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}
 
-    where ``x`` is zero outside the image and ``c`` runs over the channels of the group of ``o``. Backward: ``dx`` spreads
-    ``dy`` through the same window, ``dw`` sums ``dy x`` and ``db`` sums ``dy``, both over images and positions.
+    where ``x`` is zero outside the image and ``c`` runs over the channels of the group of ``o``. Backward: ``dx``
+    spreads ``dy`` through the same window, ``dw`` sums ``dy x`` and ``db`` sums ``dy``, both over images and positions.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class Conv2d(Layer):
     stride : int or pair of int, default 1
         Elements from window to window, ``>= 1``.
     padding : int, pair of int, "same" or "valid", default 0
-        Zeros added on each side (vertical, horizontal). ``"valid"`` adds none; ``"same"`` adds as many as make the output
-        as large as the input, the odd one at the bottom and right, and needs stride 1.
+        Zeros added on each side (vertical, horizontal). ``"valid"`` adds none; ``"same"`` adds as many as make the
+        output as large as the input, the odd one at the bottom and right, and needs stride 1.
     dilation : int or pair of int, default 1
         Elements from tap to tap of the window, ``>= 1``.
     groups : int, default 1
@@ -120,7 +120,7 @@ class Conv2d(Layer):
         if len(input_shape) != 3 or self.in_channels not in (None, input_shape[0]):
             channels = self.in_channels or "C"
             remedy = "Reshape x to (N, C, H, W)." if len(input_shape) != 3 else f"Set in_channels={input_shape[0]}."
-            raise _check.shape_error("Conv2d", "x", ("N", *input_shape), f"(N, {channels}, H, W)", remedy)
+            raise _check.shape_error("Conv2d", "x", batch_of(input_shape), f"(N, {channels}, H, W)", remedy)
         self._check_groups(input_shape[0])
         sides = (self._sides[:2], self._sides[2:])
         sizes = []
@@ -131,7 +131,7 @@ class Conv2d(Layer):
             if room < 0:
                 window = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
                 raise _check.shape_error(
-                    "Conv2d", "x", ("N", *input_shape),
+                    "Conv2d", "x", batch_of(input_shape),
                     f"images no smaller, after padding {self.padding}, than the window {window}",
                     "Add padding or use a smaller kernel_size.",
                 )  # fmt: skip

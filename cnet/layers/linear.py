@@ -9,7 +9,7 @@ from cnet._check import Float32Array
 from cnet.initializers import FanInUniform, Initializer
 from cnet.initializers import get as get_initializer
 from cnet.kernels import dense
-from cnet.layers.base import Layer, Shape
+from cnet.layers.base import Layer, Shape, batch_of
 from cnet.parameter import Parameter
 from cnet.random import default_generator
 
@@ -89,7 +89,8 @@ class Linear(Layer):
         if len(input_shape) != 1 or self.in_features not in (None, input_shape[0]):
             features = input_shape[0] if len(input_shape) == 1 else None
             remedy = f"Set in_features={features} or reshape x." if features else "Put a Flatten before it."
-            raise _check.shape_error("Linear", "x", ("N", *input_shape), f"(N, {self.in_features or 'features'})", remedy)
+            expected = f"(N, {self.in_features or 'features'})"
+            raise _check.shape_error("Linear", "x", batch_of(input_shape), expected, remedy)
         return (self.out_features,)
 
     def flops(self, input_shape: Shape) -> int:

@@ -12,8 +12,8 @@ from cnet.layers.base import Layer, Shape, count
 class Flatten(Layer):
     r"""Each sample as one row: :math:`(N, C, H, W) \to (N, C H W)`.
 
-    The elements keep their logical order, channel after channel, so that weights of the layer that follows mean the same
-    as in PyTorch. Backward restores the shape.
+    The elements keep their logical order, channel after channel, so that weights of the layer that follows mean the
+    same as in PyTorch. Backward restores the shape.
 
     Raises
     ------
