@@ -128,11 +128,10 @@ def main():
     if arguments.worker:
         arguments.mode = arguments.mode[0]
         return worker(arguments)
+    print(f"batch {arguments.batch}, {arguments.threads} threads, medians of {arguments.rounds} rounds")
     print(
-        f"batch {arguments.batch}, {arguments.threads} threads, medians of {arguments.rounds} rounds; ratio: PyTorch /
-        cnet"
+        f"{'net':12} {'mode':6} {'cnet ms':>9} {'NCHW ms':>9} {'NHWC ms':>9} {'ratio':>6}  (least-most), PyTorch / cnet"
     )
-    print(f"{'net':12} {'mode':6} {'cnet ms':>9} {'NCHW ms':>9} {'NHWC ms':>9} {'ratio':>6}  (least-most)")
     results = []
     for name in arguments.nets:
         for mode in arguments.mode or MODES:

@@ -14,15 +14,9 @@
 (32, 1, 28, 28) float32 (32,) int64
 """
 
-import sys
-
 from cnet.data.dataset import Dataset
 from cnet.data.idx import read_idx, write_idx
 from cnet.data.loader import DataLoader
 from cnet.data.mnist_digits import mnist
 
 __all__ = ["DataLoader", "Dataset", "mnist", "read_idx", "write_idx"]
-
-# The folder "mnist" holds files, but Python would import it as a namespace package and bind it here in place of the
-# function. This entry makes that import fail instead.
-sys.modules[f"{__name__}.mnist"] = None  # type: ignore[assignment]

@@ -183,16 +183,18 @@ class Dataset:
         >>> Dataset(pixels, [0], normalise=(0.5, 0.25)).to_float32(pixels)
         array([[-2.,  2.]], dtype=float32)
         """
+        samples = _check.numeric("Dataset.to_float32", "samples", samples)
         if samples.dtype != self._x.dtype:
             received = f"samples has dtype {samples.dtype}"
             raise TypeError(_check.message("Dataset.to_float32", received, f"{self._x.dtype}, as x"))
         if samples.shape[1:] != self._x.shape[1:] or samples.ndim == 0:
-            expected = f"(n, {', '.join(map(str, self._x.shape[1:]))})"
+            expected = f"(n, ...) with samples of shape {self._x.shape[1:]}"
             raise _check.shape_error("Dataset.to_float32", "samples", samples.shape, expected)
         if out is None:
             out = np.empty(samples.shape, np.float32)
-        elif out.dtype != np.float32:
-            raise TypeError(_check.message("Dataset.to_float32", f"out has dtype {out.dtype}", "float32"))
+        elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
+            received = f"out has dtype {out.dtype}" if isinstance(out, np.ndarray) else f"out is a {type(out).__name__}"
+            raise TypeError(_check.message("Dataset.to_float32", received, "a float32 array"))
         elif out.shape != samples.shape:
             raise _check.shape_error("Dataset.to_float32", "out", out.shape, f"{samples.shape}, as samples")
         # Convert first, then work in place: in cache that is faster than one ufunc call of mixed dtypes, which casts

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnet import _check
+from cnet import _check, layout
 from cnet.data.dataset import Dataset
+from cnet.random import spawn
 
 Batch = tuple[NDArray[np.float32], NDArray[Any]]
 
@@ -33,8 +34,8 @@ class DataLoader:
     drop_last : bool, default=False
         Whether to leave out the last batch of an epoch if it is short.
     seed : int or None, default=None
-        Seeds the orders, >= 0. None draws one from the operating system, if ``shuffle`` is true, which the attribute
-        then tells.
+        Seeds the orders, >= 0. None draws one from :func:`cnet.manual_seed`'s generator, if ``shuffle`` is true,
+        which the attribute then tells.
 
     Attributes
     ----------
@@ -102,7 +103,7 @@ class DataLoader:
         self.drop_last = _check.boolean("DataLoader", "drop_last", drop_last)
         self.seed = None if seed is None else _check.integer("DataLoader", "seed", seed, low=0)
         if self.shuffle and self.seed is None:
-            self.seed = _fresh_seed()
+            self.seed = int(spawn().integers(2**63))
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -164,7 +165,7 @@ class DataLoader:
         gather = _Gather(dataset.x, min(size, len(dataset)))
         for start in range(0, len(self) * size, size):
             stop = min(start + size, len(dataset))
-            x = _new_batch((stop - start, *dataset.x.shape[1:]))
+            x = layout.empty((stop - start, *dataset.x.shape[1:]))
             if order is None:
                 dataset.to_float32(dataset.x[start:stop], out=x)
                 labels = dataset.y[start:stop]
@@ -202,14 +203,3 @@ def _as_dataset(dataset: Any) -> Dataset:
         return Dataset(*dataset)
     received = f"dataset is a {type(dataset).__name__}"
     raise TypeError(_check.message("DataLoader", received, "a Dataset or a pair (x, y) of arrays"))
-
-
-def _fresh_seed() -> int:
-    entropy = np.random.SeedSequence().entropy
-    assert isinstance(entropy, int)
-    return entropy
-
-
-def _new_batch(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Memory for one batch, uninitialised: the one place which allocates it."""
-    return np.empty(shape, np.float32)

@@ -38,7 +38,7 @@ _MIRRORS = (
 _MOST_BYTES = 64 << 20
 # Where unpacked archives and other libraries put the files, below the folder which users name.
 _PLACES = ("", "mnist", "MNIST/raw")
-_BUNDLED = Path(__file__).with_name("mnist")
+_BUNDLED = Path(__file__).with_name("bundled")
 
 # Mean and standard deviation of the pixels of the full training set, as everyone rounds them.
 _NORMALISE = (0.1307, 0.3081)
