@@ -53,6 +53,16 @@ CN_INLINE void store_part(float *p, vec v, cn_size n) {
     for (cn_size i = 0; i < n; i++) p[i] = lanes[i];
 }
 
+/* A vector, or the part of one that is left at the end of a row. */
+CN_INLINE vec load_lanes(const float *p, cn_size lanes) { return lanes == CN_LANES ? load(p) : load_part(p, lanes, 0); }
+
+CN_INLINE void store_lanes(float *p, vec v, cn_size lanes) {
+    if (lanes == CN_LANES)
+        store(p, v);
+    else
+        store_part(p, v, lanes);
+}
+
 CN_INLINE cn_size min_size(cn_size a, cn_size b) { return a < b ? a : b; }
 
 #endif

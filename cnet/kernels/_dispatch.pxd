@@ -44,6 +44,21 @@ cdef extern from "cnet.h":
         ) noexcept nogil
         void (*column_sum_f32)(cn_size rows, cn_size columns, const float* x, cn_size x_row, float* y) noexcept nogil
         void (*add_parts_f32)(cn_size parts, cn_size size, const float* x, cn_size x_part, float* y) noexcept nogil
+        void (*moments_f32)(
+            cn_size rows, cn_size channels, const float* x, float* mean, float* squares
+        ) noexcept nogil
+        void (*normalise_f32)(
+            cn_size rows, cn_size channels, const float* x, const float* mean, const float* scale, const float* shift,
+            float* y
+        ) noexcept nogil
+        void (*normalise_sums_f32)(
+            cn_size rows, cn_size channels, const float* x, const float* dy, const float* mean, float* total,
+            float* slope
+        ) noexcept nogil
+        void (*normalise_grad_f32)(
+            cn_size rows, cn_size channels, const float* x, const float* dy, const float* mean, const float* scale,
+            const float* slope, const float* shift, float* dx
+        ) noexcept nogil
 
 # The table in use. Read it once, before a parallel region.
 cdef const cn_table* table() noexcept nogil

@@ -4,15 +4,6 @@
 /* Points that share the loads of a weight vector. */
 #define POINTS 4
 
-CN_INLINE vec load_lanes(const float *p, cn_size lanes) { return lanes == CN_LANES ? load(p) : load_part(p, lanes, 0); }
-
-CN_INLINE void store_lanes(float *p, vec v, cn_size lanes) {
-    if (lanes == CN_LANES)
-        store(p, v);
-    else
-        store_part(p, v, lanes);
-}
-
 CN_INLINE void depthwise_points(const int count, cn_size lanes, cn_size taps, const float *a, cn_size a_point,
                                 const cn_size *offsets, const float *w, cn_size w_row, vec start, float *y,
                                 cn_size y_point) {

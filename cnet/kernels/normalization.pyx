@@ -1,0 +1,137 @@
+"""Batch normalisation over the rows of ``x[rows, channels]``: statistics, output and gradients.
+
+Sums over rows are formed for fixed chunks of rows and combined in float64 in the order of the chunks, so that they are
+accurate for any batch and do not depend on the threads.
+"""
+
+from cython.parallel cimport prange
+from libc.math cimport sqrt
+
+from cnet.kernels._dispatch cimport cn_table, table, team
+
+cdef enum:
+    # Floats of a chunk: half of a 48 KB first-level cache, so that a second pass over the chunk finds it there.
+    CHUNK = 6144
+    # An element costs its memory traffic, which is that of so many multiply-adds in registers.
+    COST = 16
+
+
+cdef inline Py_ssize_t chunk_rows(Py_ssize_t channels) noexcept nogil:
+    return max(<Py_ssize_t>8, CHUNK // channels)
+
+
+cdef inline Py_ssize_t chunks_of(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
+    cdef Py_ssize_t size = chunk_rows(channels)
+    return (rows + size - 1) // size
+
+
+def workspace(Py_ssize_t rows, Py_ssize_t channels):
+    """Floats of workspace that ``moments`` and ``backward`` need."""
+    return 2 * channels * (chunks_of(rows, channels) + 2)
+
+
+def moments(
+    const float[:, ::1] x not None, float[::1] mean not None, float[::1] variance not None,
+    float[::1] work not None, int threads,
+):
+    """Mean and biased variance of each channel."""
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel, count
+    cdef double middle, squares, difference, seen
+    assert rows > 0 and mean.shape[0] == channels and variance.shape[0] == channels
+    assert work.shape[0] >= workspace(rows, channels)
+    cdef float* part = &work[0]
+    cdef int team_size = team(chunks, rows * channels * COST, threads)
+    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
+        c.moments_f32(
+            min(size, rows - item * size), channels, &x[item * size, 0], part + 2 * item * channels,
+            part + (2 * item + 1) * channels)
+    for channel in range(channels):
+        # Chan, Golub and LeVeque's update: the squares about the joint mean, without cancellation.
+        middle = squares = seen = 0
+        for item in range(chunks):
+            count = min(size, rows - item * size)
+            difference = part[2 * item * channels + channel] - middle
+            squares += part[(2 * item + 1) * channels + channel]
+            squares += difference * difference * seen * count / (seen + count)
+            seen += count
+            middle += difference * count / seen
+        mean[channel] = <float>middle
+        variance[channel] = <float>(squares / rows)
+
+
+def forward(
+    const float[:, ::1] x not None, const float[::1] mean not None, const float[::1] variance not None, double eps,
+    const float[::1] weight, const float[::1] bias, float[:, ::1] y not None, float[::1] work not None, int threads,
+):
+    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``; ``weight`` and ``bias`` may be None."""
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel
+    assert y.shape[0] == rows and y.shape[1] == channels and work.shape[0] >= 2 * channels
+    assert mean.shape[0] == channels and variance.shape[0] == channels
+    assert (weight is None or weight.shape[0] == channels) and (bias is None or bias.shape[0] == channels)
+    if rows == 0:
+        return
+    cdef float* scale = &work[0]
+    cdef float* shift = scale + channels
+    for channel in range(channels):
+        scale[channel] = <float>((weight[channel] if weight is not None else 1.0) / sqrt(variance[channel] + eps))
+        shift[channel] = bias[channel] if bias is not None else 0
+    cdef int team_size = team(chunks, rows * channels * COST, threads)
+    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
+        c.normalise_f32(
+            min(size, rows - item * size), channels, &x[item * size, 0], &mean[0], scale, shift, &y[item * size, 0])
+
+
+def backward(
+    const float[:, ::1] x not None, const float[:, ::1] dy not None, const float[::1] mean not None,
+    const float[::1] variance not None, double eps, const float[::1] weight, float[:, ::1] dx, float[::1] dweight,
+    float[::1] dbias, float[::1] work not None, int threads,
+):
+    """Gradients through the batch's statistics: ``dx`` (or None) is overwritten, ``dweight`` and ``dbias`` are added to.
+
+    With ``h = (x - mean) * s`` and ``s = 1 / sqrt(variance + eps)``:
+    ``dx = weight * s * (dy - average(dy) - h * average(dy * h))``.
+    """
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel
+    cdef double total, slope, inverse, gain
+    assert rows > 0 and dy.shape[0] == rows and dy.shape[1] == channels
+    assert mean.shape[0] == channels and variance.shape[0] == channels
+    assert weight is None or weight.shape[0] == channels
+    assert dweight is None or dweight.shape[0] == channels
+    assert dbias is None or dbias.shape[0] == channels
+    assert dx is None or (dx.shape[0] == rows and dx.shape[1] == channels)
+    assert work.shape[0] >= workspace(rows, channels)
+    cdef float* scale = &work[0]
+    cdef float* slopes = scale + channels
+    cdef float* shift = slopes + channels
+    cdef float* part = scale + 4 * channels
+    cdef int team_size = team(chunks, rows * channels * COST, threads)
+    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
+        c.normalise_sums_f32(
+            min(size, rows - item * size), channels, &x[item * size, 0], &dy[item * size, 0], &mean[0],
+            part + 2 * item * channels, part + (2 * item + 1) * channels)
+    for channel in range(channels):
+        total = slope = 0
+        for item in range(chunks):
+            total += part[2 * item * channels + channel]
+            slope += part[(2 * item + 1) * channels + channel]
+        inverse = 1 / sqrt(variance[channel] + eps)
+        gain = inverse * (weight[channel] if weight is not None else 1.0)
+        scale[channel] = <float>gain
+        slopes[channel] = <float>(gain * inverse * inverse * slope / rows)
+        shift[channel] = <float>(gain * total / rows)
+        if dweight is not None:
+            dweight[channel] += <float>(slope * inverse)
+        if dbias is not None:
+            dbias[channel] += <float>total
+    if dx is None:
+        return
+    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
+        c.normalise_grad_f32(
+            min(size, rows - item * size), channels, &x[item * size, 0], &dy[item * size, 0], &mean[0], scale, slopes,
+            shift, &dx[item * size, 0])

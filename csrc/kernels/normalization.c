@@ -1,0 +1,75 @@
+/* Batch normalisation: moments of each channel over the rows of a chunk, and the passes that use them.
+ *
+ * A chunk is small enough to stay in the first-level cache, so its mean is found first and the squares are summed about
+ * it: no cancellation, and still one pass over memory. Chunks are combined in float64 by the caller. */
+#include "kernel.h"
+
+/* mean[c] and squares[c] = sum over rows of (x[r, c] - mean[c])^2. */
+void CN_NAME(moments_f32)(cn_size rows, cn_size channels, const float *x, float *mean, float *squares) {
+    const float share = 1.0f / (float)rows;
+    for (cn_size c = 0; c < channels; c += CN_LANES) {
+        const cn_size lanes = min_size(CN_LANES, channels - c);
+        /* Two sums each, so that one addition need not wait for the last. */
+        vec even = {0}, odd = {0};
+        cn_size r = 0;
+        for (; r + 2 <= rows; r += 2) {
+            even += load_lanes(x + r * channels + c, lanes);
+            odd += load_lanes(x + (r + 1) * channels + c, lanes);
+        }
+        if (r < rows) even += load_lanes(x + r * channels + c, lanes);
+        const vec middle = (even + odd) * share;
+        even = odd = (vec){0};
+        for (r = 0; r + 2 <= rows; r += 2) {
+            const vec a = load_lanes(x + r * channels + c, lanes) - middle;
+            const vec b = load_lanes(x + (r + 1) * channels + c, lanes) - middle;
+            even += a * a;
+            odd += b * b;
+        }
+        if (r < rows) {
+            const vec a = load_lanes(x + r * channels + c, lanes) - middle;
+            even += a * a;
+        }
+        store_lanes(mean + c, middle, lanes);
+        store_lanes(squares + c, even + odd, lanes);
+    }
+}
+
+/* y[r, c] = (x[r, c] - mean[c]) * scale[c] + shift[c]; y may be x. */
+void CN_NAME(normalise_f32)(cn_size rows, cn_size channels, const float *x, const float *mean, const float *scale,
+                            const float *shift, float *y) {
+    for (cn_size r = 0; r < rows; r++, x += channels, y += channels) {
+        cn_size c = 0;
+        for (; c + CN_LANES <= channels; c += CN_LANES)
+            store(y + c, (load(x + c) - load(mean + c)) * load(scale + c) + load(shift + c));
+        for (; c < channels; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
+    }
+}
+
+/* total[c] = sum over rows of dy[r, c], and slope[c] = sum over rows of dy[r, c] * (x[r, c] - mean[c]). */
+void CN_NAME(normalise_sums_f32)(cn_size rows, cn_size channels, const float *x, const float *dy, const float *mean,
+                                 float *total, float *slope) {
+    for (cn_size c = 0; c < channels; c += CN_LANES) {
+        const cn_size lanes = min_size(CN_LANES, channels - c);
+        const vec middle = load_lanes(mean + c, lanes);
+        vec sum = {0}, product = {0};
+        for (cn_size r = 0; r < rows; r++) {
+            const vec g = load_lanes(dy + r * channels + c, lanes);
+            sum += g;
+            product += g * (load_lanes(x + r * channels + c, lanes) - middle);
+        }
+        store_lanes(total + c, sum, lanes);
+        store_lanes(slope + c, product, lanes);
+    }
+}
+
+/* dx[r, c] = dy[r, c] * scale[c] - (x[r, c] - mean[c]) * slope[c] - shift[c]. */
+void CN_NAME(normalise_grad_f32)(cn_size rows, cn_size channels, const float *x, const float *dy, const float *mean,
+                                 const float *scale, const float *slope, const float *shift, float *dx) {
+    for (cn_size r = 0; r < rows; r++, x += channels, dy += channels, dx += channels) {
+        cn_size c = 0;
+        for (; c + CN_LANES <= channels; c += CN_LANES)
+            store(dx + c, load(dy + c) * load(scale + c) - (load(x + c) - load(mean + c)) * load(slope + c) -
+                              load(shift + c));
+        for (; c < channels; c++) dx[c] = dy[c] * scale[c] - (x[c] - mean[c]) * slope[c] - shift[c];
+    }
+}
