@@ -59,6 +59,19 @@ cdef extern from "cnet.h":
             cn_size rows, cn_size channels, const float* x, const float* dy, const float* mean, const float* scale,
             const float* slope, const float* shift, float* dx
         ) noexcept nogil
+        void (*relu_f32)(cn_size size, const float* x, float* y) noexcept nogil
+        void (*relu_grad_f32)(cn_size size, const float* x, const float* dy, float* dx) noexcept nogil
+        void (*leaky_relu_f32)(cn_size size, float slope, const float* x, float* y) noexcept nogil
+        void (*leaky_relu_grad_f32)(
+            cn_size size, float slope, const float* x, const float* dy, float* dx
+        ) noexcept nogil
+        void (*prelu_f32)(
+            cn_size rows, cn_size channels, const float* slope, const float* x, float* y
+        ) noexcept nogil
+        void (*prelu_grad_f32)(
+            cn_size rows, cn_size channels, const float* slope, const float* x, const float* dy, float* dx,
+            float* dslope
+        ) noexcept nogil
 
 # The table in use. Read it once, before a parallel region.
 cdef const cn_table* table() noexcept nogil

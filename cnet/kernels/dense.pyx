@@ -7,10 +7,17 @@ from cython.parallel cimport prange
 
 from cnet.kernels._dispatch cimport cn_table, table, team
 
-# Rows of a work item: few enough that a batch of 64 is four items, many enough that packing a block of weights for them
-# stays under a tenth of the item's work.
 cdef enum:
-    ROW_GROUP = 28
+    # Rows that share a packed block of weights: packing is then a twentieth of the work.
+    MOST_ROWS = 64
+    # Where there are few panels of columns, smaller groups of rows make up for it, down to two tiles of rows.
+    LEAST_ROWS = 28
+    ITEMS = 4
+
+
+cdef inline Py_ssize_t row_groups(Py_ssize_t samples, Py_ssize_t panels) noexcept nogil:
+    cdef Py_ssize_t fewest = (samples + MOST_ROWS - 1) // MOST_ROWS, most = (samples + LEAST_ROWS - 1) // LEAST_ROWS
+    return max(fewest, min(most, (ITEMS + panels - 1) // panels))
 
 
 def forward(
@@ -23,7 +30,7 @@ def forward(
     """``y[n, o] = bias[o] + sum_i x[n, i] weight[i, o]``; ``bias`` may be None."""
     cdef const cn_table* c = table()
     cdef Py_ssize_t samples = x.shape[0], inputs = x.shape[1], outputs = weight.shape[1], panel = c.tile_columns
-    cdef Py_ssize_t panels = (outputs + panel - 1) // panel, groups = (samples + ROW_GROUP - 1) // ROW_GROUP
+    cdef Py_ssize_t panels = (outputs + panel - 1) // panel, groups = row_groups(samples, max(1, panels))
     cdef Py_ssize_t item, first, last, column
     cdef const float* b = &bias[0] if bias is not None and outputs else NULL
     assert weight.shape[0] == inputs and y.shape[0] == samples and y.shape[1] == outputs
@@ -50,7 +57,7 @@ def input_grad(
     """``dx[n, i] = sum_o dy[n, o] weight[i, o]``."""
     cdef const cn_table* c = table()
     cdef Py_ssize_t samples = dy.shape[0], inputs = weight.shape[0], outputs = dy.shape[1], panel = c.tile_columns
-    cdef Py_ssize_t panels = (inputs + panel - 1) // panel, groups = (samples + ROW_GROUP - 1) // ROW_GROUP
+    cdef Py_ssize_t panels = (inputs + panel - 1) // panel, groups = row_groups(samples, max(1, panels))
     cdef Py_ssize_t item, first, last, column
     assert weight.shape[1] == outputs and dx.shape[0] == samples and dx.shape[1] == inputs
     if samples == 0 or outputs == 0 or inputs == 0:
