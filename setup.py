@@ -51,6 +51,7 @@ class BuildExtensions(build_ext):
         dispatch = next(e for e in self.extensions if e.name.endswith("._dispatch"))
         isas = {name: flags for name, flags in ISAS.get(MACHINE, {"baseline": []}).items() if self.compiles(flags)}
         dispatch.extra_objects = self.compile_kernels(isas)
+        dispatch.libraries = ["m"]
         dispatch.define_macros = [(f"CN_HAVE_{name.upper()}", None) for name in isas]
         super().build_extensions()
 

@@ -1,5 +1,7 @@
 # The C kernels as Cython sees them: csrc/cnet.h, with one field for each row of csrc/kernels.def.
 
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
 cdef extern from "cnet.h":
     ctypedef Py_ssize_t cn_size
     ctypedef struct cn_table:
@@ -71,6 +73,27 @@ cdef extern from "cnet.h":
         void (*prelu_grad_f32)(
             cn_size rows, cn_size channels, const float* slope, const float* x, const float* dy, float* dx,
             float* dslope
+        ) noexcept nogil
+        void (*sgd_f32)(
+            cn_size size, float* weight, const float* gradient, float* buffer, float rate, float sign, float decay,
+            float momentum, float keep, float look_ahead, float ahead
+        ) noexcept nogil
+        void (*dropout_f32)(
+            cn_size size, cn_size first, const float* x, uint64_t seed, uint64_t call, uint32_t threshold, float scale,
+            float* y
+        ) noexcept nogil
+        void (*philox_u32)(const uint32_t* counter, const uint32_t* key, uint32_t* words) noexcept nogil
+        void (*softmax_f32)(cn_size rows, cn_size classes, const float* x, float* y) noexcept nogil
+        void (*softmax_grad_f32)(
+            cn_size rows, cn_size classes, const float* y, const float* dy, float* dx
+        ) noexcept nogil
+        void (*softmax_cross_entropy_f32)(
+            cn_size rows, cn_size classes, const float* x, const int64_t* labels, const float* t, float scale,
+            float* dx, double* losses
+        ) noexcept nogil
+        void (*cross_entropy_f32)(
+            cn_size rows, cn_size classes, const float* p, const int64_t* labels, const float* t, float scale,
+            float* dp, double* losses
         ) noexcept nogil
 
 # The table in use. Read it once, before a parallel region.

@@ -69,12 +69,8 @@ class CrossEntropyLoss(Loss):
         x = layout.physical(x)
         gradient = layout.empty(x.shape)
         losses = layout.empty_of((x.shape[0],), np.float64)
-        kernels = (
-            (loss.cross_entropy_soft, loss.softmax_cross_entropy_soft)
-            if targets.ndim == 2
-            else (loss.cross_entropy_indices, loss.softmax_cross_entropy_indices)
-        )
-        value = kernels[self.from_logits](x, targets, gradient, losses, 1 / x.shape[0], _threads._count)
+        labels, soft = (None, targets) if targets.ndim == 2 else (targets, None)
+        value = loss.cross_entropy(x, labels, soft, self.from_logits, 1 / x.shape[0], gradient, losses, _threads._count)
         return value, gradient
 
     def _check_target(self, x: Float32Array, target: Any) -> Any:

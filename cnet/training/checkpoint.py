@@ -151,7 +151,7 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except FileNotFoundError:
         near = file.with_name(f"{file.name}.npz")
-        remedy = f"Did you mean {near}?" if near.is_file() else ""
+        remedy = f"Pass {near}" if near.is_file() else ""
         raise FileNotFoundError(_check.message(str(file), "no such file", remedy=remedy)) from None
 
 

@@ -4,8 +4,8 @@ What a Trainer calls::
 
     begin(epoch, epochs, steps)   show(...) now and then   validating()   end(line)   close()
 
-``show`` costs what a terminal costs, so the Trainer calls it only when the clock has passed ``due``, ten times a second:
-comparing two floats is all that a step of a millisecond pays.
+``show`` costs what a terminal costs, so the Trainer calls it only when the clock has passed ``due``, ten times a
+second: a comparison of two floats is all that a step of a millisecond pays.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 
 from cnet import _check
 from cnet.training.history import History
-
-__all__ = ["Bar", "Lines", "Progress", "choose", "epoch_line"]
 
 # Seconds between two looks at the bar: what the eye follows, and far apart enough to cost nothing.
 _PAUSE = 0.1
@@ -116,8 +114,8 @@ def choose(progress: bool | None) -> Progress:
     Parameters
     ----------
     progress : bool or None
-        False shows nothing and True draws the bar. None draws the bar where the standard error is a terminal and tqdm is
-        installed, and prints only the lines elsewhere.
+        False shows nothing and True draws the bar. None draws the bar where the standard error is a terminal and tqdm
+        is installed, and prints only the lines elsewhere.
 
     Returns
     -------
@@ -161,7 +159,9 @@ def epoch_line(history: History, epochs: int, steps: int) -> str:
         begun = history.epoch_ends[-2] if epoch > 1 else 0
         parts.append(f"stopped after {history.epoch_ends[-1] - begun:,} of {steps:,} steps")
     for name in ("", "validation "):
-        loss, accuracy = (getattr(history, f"{name}{measure}".replace(" ", "_"))[-1] for measure in ("loss", "accuracy"))
+        loss, accuracy = (
+            getattr(history, f"{name}{measure}".replace(" ", "_"))[-1] for measure in ("loss", "accuracy")
+        )
         if not math.isnan(loss):
             parts.append(f"{name}loss {_loss_text(loss)}")
         if not math.isnan(accuracy):

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interruption", "held_back"]
-
 
 class Interruption:
     """Whether somebody asked to stop.
@@ -23,10 +21,14 @@ class Interruption:
     def __init__(self) -> None:
         self.requested = False
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if somebody asked."""
         if self.requested:
-            # Whoever asks twice does not want to wait for the end of a step.
             raise KeyboardInterrupt
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Whoever asks twice does not want to wait for the end of a step.
+        self.check()
         self.requested = True
 
 
@@ -40,7 +42,7 @@ def held_back() -> Iterator[Interruption]:
     Examples
     --------
     >>> import signal
-    >>> from cnet.training.interruption import held_back
+    >>> from cnet.training._interruption import held_back
     >>> with held_back() as interruption:
     ...     signal.raise_signal(signal.SIGINT)
     ...     print(interruption.requested)
