@@ -232,9 +232,9 @@ def as_pictures(subject: str, images: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_picture(axes: Axes, picture: NDArray[Any]) -> None:
-    low, high = (0, 255) if picture.dtype == np.uint8 else (picture.min(), picture.max())
+    low, high = (0.0, 255.0) if picture.dtype == np.uint8 else (float(picture.min()), float(picture.max()))
     if picture.ndim == 3:
-        axes.imshow((picture - float(low)) / (float(high - low) or 1.0))
+        axes.imshow((picture.astype(np.float64) - low) / ((high - low) or 1.0))
     else:
         axes.imshow(picture, cmap="gray_r", vmin=low, vmax=high)
     axes.set(xticks=[], yticks=[])

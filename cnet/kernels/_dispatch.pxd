@@ -1,6 +1,6 @@
 # The C kernels as Cython sees them: csrc/cnet.h, with one field for each row of csrc/kernels.def.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "cnet.h":
     ctypedef Py_ssize_t cn_size
@@ -94,6 +94,16 @@ cdef extern from "cnet.h":
         void (*cross_entropy_f32)(
             cn_size rows, cn_size classes, const float* p, const int64_t* labels, const float* t, float scale,
             float* dp, double* losses
+        ) noexcept nogil
+        void (*maxpool_row_f32)(
+            cn_size columns, cn_size channels, const cn_size* start, const cn_size* tap, const cn_size* taps,
+            cn_size column_step, cn_size kernel_width, cn_size rows, cn_size row_tap, cn_size row_step, const float* x,
+            cn_size x_size, float* y, uint16_t* index
+        ) noexcept nogil
+        void (*maxpool_grad_row_f32)(
+            cn_size columns, cn_size channels, cn_size width, const cn_size* start, const cn_size* tap,
+            const cn_size* taps, cn_size column_step, cn_size kernel_width, cn_size rows, cn_size row_tap,
+            cn_size row_step, const cn_size* offsets, const float* dy, const uint16_t* index, float* dx
         ) noexcept nogil
 
 # The table in use. Read it once, before a parallel region.

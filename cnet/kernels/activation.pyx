@@ -1,7 +1,7 @@
 """ReLU, LeakyReLU and PReLU, split over fixed chunks of the array.
 
 Elementwise results have one owner and one formula, so any partition gives the same bits. The gradient of PReLU's slopes
-is a sum over all rows: each chunk of rows writes its own partial sums, and they are added up in the order of the chunks.
+is a sum over all rows: each chunk of rows writes partial sums of its own, and they are added up in order.
 """
 
 from cython.parallel cimport prange
@@ -80,7 +80,9 @@ def leaky_relu_backward(
         )
 
 
-def prelu_forward(const float[:, ::1] x not None, const float[::1] slope not None, float[:, ::1] y not None, int threads):
+def prelu_forward(
+    const float[:, ::1] x not None, const float[::1] slope not None, float[:, ::1] y not None, int threads
+):
     """``y[r, c] = x[r, c] where x[r, c] > 0, else slope[c] * x[r, c]``; one slope serves all channels."""
     cdef const cn_table* c = table()
     cdef Py_ssize_t size = x.shape[0] * x.shape[1], channels = slope.shape[0], rows, items, item, first, last

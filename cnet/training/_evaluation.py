@@ -163,8 +163,7 @@ def loader(subject: str, name: str, data: Any, options: Options = _MEASURING) ->
 def in_mode(model: Layer, training: bool) -> Iterator[None]:
     """Run a model in a mode, then put each of its layers back into the one it had."""
     before = [(layer, layer.training) for _, layer in model.named_layers()]
-    if model.training is not training:
-        model.train(training)
+    model.train(training)
     try:
         yield
     finally:

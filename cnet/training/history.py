@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,21 @@ from cnet import _check
 
 __all__ = ["History"]
 
-_EPOCH_COLUMNS = (
-    "loss",
-    "accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
-)
+
+class Epoch(NamedTuple):
+    """One epoch of a history; the fields are those of the columns of :class:`History`."""
+
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    partial: bool
+
+
+_EPOCH_COLUMNS = Epoch._fields
 _STEP_COLUMNS = ("step_loss", "step_accuracy", "step_learning_rate")
 
 
@@ -52,6 +58,8 @@ class History:
         For each epoch, the number of steps from the start of the history to its end.
     step_loss, step_accuracy, step_learning_rate : ndarray of float64
         For each step, the loss and accuracy of its batch and the learning rate it used. Each access makes a copy.
+    epochs : list of Epoch
+        The same by epoch: ``history.epochs[-1].loss`` is ``history.loss[-1]``. Each access makes a copy.
     interrupted : bool
         Whether Ctrl-C ended the last ``fit``.
 
@@ -73,6 +81,8 @@ class History:
     History(epochs=1, steps=2, loss=2, accuracy=0.5, validation_loss=1)
     >>> history.loss, history.images_per_second, history.step_loss
     ([2.0], [256.0], array([2.5, 1.5]))
+    >>> history.epochs[-1].validation_loss
+    1.0
     """
 
     def __init__(self) -> None:
@@ -90,6 +100,11 @@ class History:
         self._step_loss = array("d")
         self._step_accuracy = array("d")
         self._step_learning_rate = array("d")
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The epochs one by one, each with ``loss``, ``accuracy`` and so on: the rows to these columns."""
+        return [Epoch(*row) for row in zip(*(getattr(self, name) for name in _EPOCH_COLUMNS), strict=True)]
 
     @property
     def steps(self) -> int:
@@ -192,7 +207,7 @@ class History:
         ('[0.5]', [None])
         """
         return {
-            **{name: _plain(getattr(self, name)) for name in _EPOCH_COLUMNS},
+            **{name: _plain(getattr(self, name)) for name in _EPOCH_COLUMNS[:-1]},
             "partial": list(self.partial),
             "epoch_ends": list(self.epoch_ends),
             **{name: _plain(getattr(self, f"_{name}")) for name in _STEP_COLUMNS},
@@ -216,4 +231,4 @@ class History:
 
 
 def _plain(column: list[float] | array[float]) -> list[float | None]:
-    return [float(value) if math.isfinite(value) else None for value in column]
+    return [value if math.isfinite(value) else None for value in map(float, column)]

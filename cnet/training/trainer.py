@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnet import _check, random
+from cnet import _check
 from cnet._check import Float32Array
 from cnet.data import DataLoader, Dataset
 from cnet.layers import Layer
@@ -94,9 +94,8 @@ class Trainer:
 
     Notes
     -----
-    Every method leaves each layer in the mode, training or evaluation, in which it was, also after an error. ``fit``
-    switches a model to training that is in evaluation as a whole, the other methods the other way round; a single layer
-    that you have put in another mode than the whole model stays in it.
+    ``fit`` puts every layer in training mode and the other methods put it in evaluation mode; in the end, also after an
+    error, each is back in the mode it had.
 
     Accuracy counts a sample as right where the largest output, the first one of several, is at the index of its class.
     It is known where targets are class indices, or rows for a loss with ``from_logits``; elsewhere it is NaN.
@@ -214,8 +213,6 @@ class Trainer:
         if epochs == 0:
             return self.history
         if batches is not train:
-            if shuffle and seed is None:
-                batches.seed = int(random.spawn().integers(2**63))
             # Continues the orders of earlier calls with this seed.
             batches.set_epoch(len(self.history))
         last = len(self.history) + epochs
