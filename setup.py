@@ -88,10 +88,11 @@ class BuildExtensions(build_ext):
 
 
 def extensions():
-    headers = [str(path) for path in Path("csrc").rglob("*.[hd]*")]
+    # The kernels are linked, not listed, so a change in one must be said to concern the extensions.
+    kernels = [str(path) for path in Path("csrc").rglob("*.*") if path.suffix in (".c", ".h", ".def")]
     for path in sorted(Path("cnet/kernels").glob("*.pyx")):
         sources = [str(path)] + (["csrc/dispatch.c"] if path.stem == "_dispatch" else [])
-        yield Extension(f"cnet.kernels.{path.stem}", sources, include_dirs=["csrc"], depends=headers)
+        yield Extension(f"cnet.kernels.{path.stem}", sources, include_dirs=["csrc"], depends=kernels)
 
 
 setup(

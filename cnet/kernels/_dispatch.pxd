@@ -109,5 +109,5 @@ cdef extern from "cnet.h":
 # The table in use. Read it once, before a parallel region.
 cdef const cn_table* table() noexcept nogil
 
-# How many threads a region of so many independent items and so many multiply-adds deserves, at most `threads`.
+# How many threads a region of so many independent items and so many multiply-adds deserves: 1 or `threads`.
 cdef int team(Py_ssize_t items, Py_ssize_t work, int threads) noexcept nogil

@@ -26,8 +26,8 @@ cdef const cn_table* table() noexcept nogil:
 
 
 cdef int team(Py_ssize_t items, Py_ssize_t work, int threads) noexcept nogil:
-    cdef Py_ssize_t most = min(items, work // GRAIN)
-    return <int>max(1, min(<Py_ssize_t>threads, most))
+    # All or one: OpenMP libraries end the threads that a smaller team leaves over and start them anew for the next one.
+    return threads if min(items, work // GRAIN) > 1 else 1
 
 
 def isas():

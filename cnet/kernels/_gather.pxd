@@ -18,7 +18,7 @@ cdef class Gather:
     cdef readonly bint padded, depthwise
     cdef readonly Py_ssize_t row_step, column_step
     cdef Py_ssize_t out_row_step, out_column_step
-    cdef Py_ssize_t taps, phase_count, phase_rows
+    cdef Py_ssize_t taps, phase_count, phase_rows, reach
     cdef Phase* phases
     cdef Py_ssize_t* indices
 

@@ -73,6 +73,8 @@ cdef class Gather:
                 high_row = max(high_row, (rows - 1) * self.row_step + row_taps[-1][0] + 1)
                 high_column = max(high_column, (columns - 1) * self.column_step + column_taps[-1][0] + 1)
         self.top, self.left = -low_row, -low_column
+        # From a window's first row to one past its last, for the phase that reaches furthest.
+        self.reach = self.top + max((rows[-1][0] + 1 for _, _, rows, columns in phases if rows and columns), default=0)
         self.padded_height, self.padded_width = high_row - low_row, high_column - low_column
         self.padded = (self.padded_height, self.padded_width) != (self.height, self.width)
 
@@ -211,7 +213,7 @@ cdef class Gather:
         cdef Phase* phase
         if self.padded:
             # Up to the last row that the last window of this block reads.
-            index = min(self.padded_height, self.padded_height - (self.phase_rows - last_row) * self.row_step)
+            index = min(self.padded_height, (last_row - 1) * self.row_step + self.reach)
             for image in range(first_image, last_image):
                 self.pad(x + image * source_size, scratch + (image - first_image) * self.image_size(), first_source, index)
             source, image_size = scratch, self.image_size()

@@ -19,6 +19,8 @@ cdef enum:
     # Output pixels that a register tile sums over before it moves on: enough to pay for loading and storing the tile, few
     # enough that the pixels of x and dy stay in the nearest caches until every tile has met them.
     POINTS = 128
+    # Rows of fewer pixels than this fill a register tile badly.
+    NARROW = 14
 
 
 cdef class Conv2d:
@@ -35,6 +37,7 @@ cdef class Conv2d:
         self, Py_ssize_t in_channels, Py_ssize_t out_channels, Py_ssize_t height, Py_ssize_t width, kernel,
         stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), Py_ssize_t groups=1,
     ):
+        assert min(*kernel, *stride, *dilation, groups) > 0 and min(padding) >= 0
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.height, self.width = height, width
         self.kernel_height, self.kernel_width = kernel
@@ -43,8 +46,8 @@ cdef class Conv2d:
         self.out_width = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
         assert self.out_height > 0 and self.out_width > 0 and in_channels % groups == 0 and out_channels % groups == 0
         source, target = (height, width, in_channels), (self.out_height, self.out_width, out_channels)
-        if tuple(kernel) == (1, 1) and tuple(stride) == (1, 1) and not any(padding):
-            # Without a window there are no rows either: one long row makes even tiles.
+        if tuple(kernel) == (1, 1) and tuple(stride) == (1, 1) and not any(padding) and width < NARROW:
+            # Without a window there are no rows either: one long row makes better tiles than short ones.
             source, target = (1, height * width, in_channels), (1, height * width, out_channels)
         self.gather = Gather(
             source, target, stride, (1, 1), groups, kernel[1],
@@ -73,7 +76,7 @@ cdef class Conv2d:
         self.check_output(y, samples)
         self.check_weight(weight)
         assert bias is None or bias.shape[0] == self.out_channels
-        assert workspace.shape[0] >= self.gather.workspace_size(samples, threads)
+        assert threads > 0 and workspace.shape[0] >= self.gather.workspace_size(samples, threads)
         if samples:
             self.gather.run(
                 &x[0, 0, 0, 0], &weight[0, 0, 0, 0], False, &bias[0] if bias is not None else NULL, &y[0, 0, 0, 0],
@@ -92,7 +95,8 @@ cdef class Conv2d:
         self.check_output(dy, samples)
         self.check_input(dx)
         self.check_weight(weight)
-        assert dx.shape[0] == samples and workspace.shape[0] >= self.scatter.workspace_size(samples, threads)
+        assert dx.shape[0] == samples and threads > 0
+        assert workspace.shape[0] >= self.scatter.workspace_size(samples, threads)
         if samples:
             self.scatter.run(
                 &dy[0, 0, 0, 0], &weight[0, 0, 0, 0], True, NULL, &dx[0, 0, 0, 0], samples,
@@ -118,14 +122,14 @@ cdef class Conv2d:
         self.check_output(dy, samples)
         self.check_weight(dweight)
         assert dy.shape[0] == samples and (dbias is None or dbias.shape[0] == self.out_channels)
-        assert workspace.shape[0] >= self.weight_grad_workspace(samples, threads)
+        assert threads > 0 and workspace.shape[0] >= self.weight_grad_workspace(samples, threads)
         if samples == 0:
             return
         cdef float* partial = &workspace[0]
         cdef float* scratch = partial + parts * size
         cdef float* to = &dweight[0, 0, 0, 0]
         cdef float* to_bias = &dbias[0] if dbias is not None else NULL
-        cdef Py_ssize_t work = samples * self.out_height * self.out_width * weights // self.groups
+        cdef Py_ssize_t work = samples * self.out_height * self.out_width * weights
         cdef int count = team(parts * splits, work, threads)
         for item in prange(parts * splits, nogil=True, schedule="static", num_threads=count):
             part = item // splits

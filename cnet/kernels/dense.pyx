@@ -35,7 +35,7 @@ def forward(
     cdef const float* b = &bias[0] if bias is not None and outputs else NULL
     assert weight.shape[0] == inputs and y.shape[0] == samples and y.shape[1] == outputs
     assert bias is None or bias.shape[0] == outputs
-    if samples == 0 or outputs == 0 or inputs == 0:
+    if samples == 0 or outputs == 0:
         return
     cdef int count = team(panels * groups, samples * inputs * outputs, threads)
     for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):
@@ -60,7 +60,7 @@ def input_grad(
     cdef Py_ssize_t panels = (inputs + panel - 1) // panel, groups = row_groups(samples, max(1, panels))
     cdef Py_ssize_t item, first, last, column
     assert weight.shape[1] == outputs and dx.shape[0] == samples and dx.shape[1] == inputs
-    if samples == 0 or outputs == 0 or inputs == 0:
+    if samples == 0 or inputs == 0:
         return
     cdef int count = team(panels * groups, samples * inputs * outputs, threads)
     for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):
@@ -88,7 +88,7 @@ def weight_grad(
     cdef Py_ssize_t item, first, last, column
     assert dy.shape[0] == samples and dweight.shape[0] == inputs and dweight.shape[1] == outputs
     assert dbias is None or dbias.shape[0] == outputs
-    if samples == 0 or outputs == 0 or inputs == 0:
+    if samples == 0 or outputs == 0:
         return
     cdef int count = team(panels * groups, samples * inputs * outputs, threads)
     for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):

@@ -13,7 +13,9 @@ Pair = int | tuple[int, int]
 
 
 class MaxPool2d(Layer):
-    r"""The largest element of each window: :math:`y_{n,c,i,j} = \max_{k,l} x_{n,\,c,\,i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}`.
+    r"""The largest element of each window of an image.
+
+    .. math:: y_{n,c,i,j} = \max_{k,l}\; x_{n,\,c,\,i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}
 
     Backward: each element of ``dy`` goes to the position of its maximum; where windows overlap the contributions add.
 
@@ -76,9 +78,8 @@ class MaxPool2d(Layer):
         self.padding = _check.pair("MaxPool2d", "padding", padding, 0)
         self.dilation = _check.pair("MaxPool2d", "dilation", dilation, 1)
         self.ceil_mode = _check.boolean("MaxPool2d", "ceil_mode", ceil_mode)
-        for name, limit in zip(("vertical", "horizontal"), self.kernel_size, strict=True):
-            index = ("vertical", "horizontal").index(name)
-            _check.integer("MaxPool2d", f"the {name} padding", self.padding[index], 0, limit // 2)
+        for name, amount, size in zip(("vertical", "horizontal"), self.padding, self.kernel_size, strict=True):
+            _check.integer("MaxPool2d", f"the {name} padding", amount, 0, size // 2)
         _check.integer("MaxPool2d", "the number of taps", self.kernel_size[0] * self.kernel_size[1], 1, 65536)
         self._kernel: maxpool2d.MaxPool2d | None = None
 

@@ -20,12 +20,15 @@ void CN_NAME(dense_forward_f32)(cn_size rows, cn_size width, cn_size depth, cons
     float panel[DEPTH * CN_PANEL] __attribute__((aligned(64)));
     const float *start = bias;
     cn_size start_row = 0;
-    for (cn_size k = 0; k < depth; k += DEPTH) {
+    /* Once even at depth 0: an empty sum is the bias. */
+    cn_size k = 0;
+    do {
         const cn_size count = min_size(DEPTH, depth - k);
         CN_NAME(pack_f32)(count, width, w + k * w_row, w_row, panel);
         CN_NAME(gemm_f32)(rows, width, x + k, x_row, whole_run, 1, count, panel, CN_PANEL, start, start_row, y, y_row);
         start = y, start_row = y_row;
-    }
+        k += DEPTH;
+    } while (k < depth);
 }
 
 /* dx[m, j] = sum over n of dy[m, n] * w[j, n], for m < rows and j < width <= CN_PANEL. */
@@ -33,12 +36,14 @@ void CN_NAME(dense_input_grad_f32)(cn_size rows, cn_size width, cn_size depth, c
                                    const float *w, cn_size w_row, float *dx, cn_size dx_row) {
     float panel[DEPTH * CN_PANEL] __attribute__((aligned(64)));
     const float *start = NULL;
-    for (cn_size n = 0; n < depth; n += DEPTH) {
+    cn_size n = 0;
+    do {
         const cn_size count = min_size(DEPTH, depth - n);
         CN_NAME(pack_transposed_f32)(count, width, w + n, w_row, panel);
         CN_NAME(gemm_f32)(rows, width, dy + n, dy_row, whole_run, 1, count, panel, CN_PANEL, start, dx_row, dx, dx_row);
         start = dx;
-    }
+        n += DEPTH;
+    } while (n < depth);
 }
 
 /* dw[k, j] += sum over m of x[m, k] * dy[m, j], for k < rows, j < width <= CN_PANEL and m < samples. */

@@ -1,0 +1,233 @@
+"""Dense kernels against the oracle: every instruction set, thread count and awkward size."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kernel_cases import (
+    RAGGED_SIZES,
+    THREADS,
+    Array,
+    Fence,
+    Guarded,
+    assert_close,
+    assert_same_bytes,
+    call_in_child,
+    generated,
+    needs_fence,
+    ragged_sizes,
+    random_array,
+    read_only,
+    sizes,
+    sum_budget,
+)
+
+from cnet.kernels import _dispatch, dense
+
+
+@dataclass(frozen=True)
+class Case:
+    samples: int
+    inputs: int
+    outputs: int
+    bias: bool = True
+    misaligned: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs of a case, and the oracle's results with their sums of absolute products."""
+
+    x: Array
+    weight: Array
+    bias: Array
+    dy: Array
+    dweight: Array
+    dbias: Array
+    forward: tuple[oracles.Array, oracles.Array]
+    input_grad: tuple[oracles.Array, oracles.Array]
+    weight_grad: tuple[oracles.Array, oracles.Array]
+    bias_grad: tuple[oracles.Array, oracles.Array]
+
+
+@lru_cache(maxsize=512)
+def problem(case: Case) -> Problem:
+    generator = np.random.default_rng([case.samples, case.inputs, case.outputs])
+    x = random_array(generator, (case.samples, case.inputs))
+    weight = random_array(generator, (case.inputs, case.outputs))
+    bias = random_array(generator, case.outputs)
+    dy = random_array(generator, (case.samples, case.outputs))
+    dweight = random_array(generator, weight.shape)
+    dbias = random_array(generator, case.outputs)
+
+    def with_magnitude(function, *arrays, start=0.0):
+        return function(*arrays) + start, function(*map(np.abs, arrays)) + np.abs(start)
+
+    return Problem(
+        x, weight, bias, dy, dweight, dbias,
+        forward=with_magnitude(oracles.dense_forward, x, weight, start=bias if case.bias else 0.0),
+        input_grad=with_magnitude(oracles.dense_input_grad, dy, weight),
+        weight_grad=with_magnitude(oracles.dense_weight_grad, x, dy, start=dweight),
+        bias_grad=with_magnitude(oracles.dense_bias_grad, dy, start=dbias),
+    )  # fmt: skip
+
+
+def check_case(case: Case) -> None:
+    """All three kernels on one case, for each thread count."""
+    p = problem(case)
+    x, weight, dy, bias = (read_only(array, case.misaligned) for array in (p.x, p.weight, p.dy, p.bias))
+    first: list[Array] = []
+    for threads in THREADS:
+        y, dx = Guarded(dy.shape, misaligned=case.misaligned), Guarded(x.shape, misaligned=case.misaligned)
+        dweight = Guarded(weight.shape, p.dweight, case.misaligned)
+        dbias = Guarded(bias.shape, p.dbias, case.misaligned)
+        dense.forward(x, weight, bias if case.bias else None, y.array, threads)
+        dense.input_grad(dy, weight, dx.array, threads)
+        dense.weight_grad(x, dy, dweight.array, dbias.array if case.bias else None, threads)
+        results = [y, dx, dweight, dbias]
+        for result in results:
+            result.check()
+        if first:
+            for name, result, one_thread in zip(("y", "dx", "dweight", "dbias"), results, first, strict=True):
+                assert_same_bytes(result.array, one_thread, f"{name} on {threads} threads")
+            continue
+        first = [result.array for result in results]
+        assert_close(y.array, *p.forward, sum_budget(case.inputs + 1), "y")
+        assert_close(dx.array, *p.input_grad, sum_budget(case.outputs), "dx")
+        assert_close(dweight.array, *p.weight_grad, sum_budget(case.samples + 1), "dweight")
+        if case.bias:
+            assert_close(dbias.array, *p.bias_grad, sum_budget(case.samples + 1), "dbias")
+        else:
+            assert_same_bytes(dbias.array, p.dbias, "dbias that was not passed")
+
+
+# Special sizes: the few rows that skip packing, the groups of rows, and the depth of a packed block.
+cases = st.builds(
+    Case,
+    samples=sizes(140, 2, 3, 4, 5, 27, 28, 29, 56, 57, 63, 64, 65, 128, 129),
+    inputs=sizes(540, 255, 256, 257, 512, 513),
+    outputs=sizes(540, 10, 255, 256, 257, 512, 513),
+    bias=st.booleans(),
+    misaligned=st.booleans(),
+)
+
+
+@given(case=cases)
+@example(Case(1, 1, 1))
+@example(Case(1, 784, 128))
+@example(Case(3, 700, 64, bias=False))
+@example(Case(64, 3136, 128, misaligned=True))
+@example(Case(1024, 17, 3))
+@generated
+def test_dense_matches_oracle(isa: str, case: Case) -> None:
+    check_case(case)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4, 29])
+def test_dense_matches_oracle_around_the_tile(isa: str, samples: int) -> None:
+    for inputs in ragged_sizes("rows"):
+        for outputs in ragged_sizes("columns"):
+            check_case(Case(samples, inputs, outputs))
+
+
+def test_dense_matches_oracle_for_every_count_of_rows(isa: str) -> None:
+    """Every height of register tile, in the products whose rows are samples and in the one whose rows are inputs."""
+    for rows in range(1, 2 * _dispatch.tile()[1] + 2):
+        check_case(Case(rows, 40, 33))
+        check_case(Case(5, rows, 40))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_dense_keeps_rows_and_columns_apart(isa: str, bad: float) -> None:
+    """What is not finite in one sample or one output reaches nothing that does not depend on it."""
+    outputs = _dispatch.tile()[2] + 5
+    p = problem(Case(9, 21, outputs))
+    for sample in (0, 4, 8):
+        x, dy = p.x.copy(), p.dy.copy()
+        x[sample] = dy[sample] = bad
+        y, dx = Guarded(dy.shape), Guarded(x.shape)
+        dense.forward(read_only(x), p.weight, p.bias, y.array, 1)
+        dense.input_grad(read_only(dy), p.weight, dx.array, 1)
+        others = np.arange(9) != sample
+        for result, oracle in ((y.array, p.forward), (dx.array, p.input_grad)):
+            assert_close(result[others], *(array[others] for array in oracle), sum_budget(outputs))
+            assert not np.isfinite(result[sample]).any()
+    for output in (0, outputs - 6, outputs - 1):
+        weight, dy = p.weight.copy(), p.dy.copy()
+        weight[:, output] = dy[:, output] = bad
+        y, dweight, dbias = Guarded(dy.shape), Guarded(weight.shape, p.dweight), Guarded(outputs, p.dbias)
+        dense.forward(p.x, read_only(weight), p.bias, y.array, 1)
+        dense.weight_grad(p.x, read_only(dy), dweight.array, dbias.array, 1)
+        others = np.arange(outputs) != output
+        for result, oracle in ((y.array, p.forward), (dweight.array, p.weight_grad), (dbias.array, p.bias_grad)):
+            assert_close(result[..., others], *(array[..., others] for array in oracle), sum_budget(22))
+            assert not np.isfinite(result[..., output]).any()
+
+
+def test_dense_weight_grad_adds_up_over_calls(isa: str) -> None:
+    p = problem(Case(33, 20, 18))
+    dweight, dbias = Guarded(p.weight.shape, p.dweight), Guarded(18, p.dbias)
+    for half in (slice(0, 15), slice(15, 33)):
+        dense.weight_grad(read_only(p.x[half]), read_only(p.dy[half]), dweight.array, dbias.array, 2)
+    assert_close(dweight.array, *p.weight_grad, sum_budget(34))
+    assert_close(dbias.array, *p.bias_grad, sum_budget(34))
+
+
+def test_dense_of_no_samples_does_nothing(isa: str) -> None:
+    weight, bias = read_only(np.ones((4, 3))), read_only(np.ones(3))
+    x, y = np.empty((0, 4), np.float32), np.empty((0, 3), np.float32)
+    dweight, dbias = Guarded((4, 3), 2), Guarded(3, 5)
+    for threads in THREADS:
+        dense.forward(x, weight, bias, y, threads)
+        dense.input_grad(y, weight, x, threads)
+        dense.weight_grad(x, y, dweight.array, dbias.array, threads)
+    assert (dweight.array == 2).all() and (dbias.array == 5).all()
+    dweight.check()
+    dbias.check()
+
+
+def test_dense_without_features(isa: str) -> None:
+    """An empty sum is zero: with no inputs y is the bias, with no outputs dx is zero."""
+    bias, y = read_only([1, 2, 3]), Guarded((2, 3))
+    dense.forward(np.empty((2, 0), np.float32), np.empty((0, 3), np.float32), bias, y.array, 1)
+    assert y.array.tolist() == [[1, 2, 3]] * 2
+    dx = Guarded((2, 4))
+    dense.input_grad(np.empty((2, 0), np.float32), np.empty((4, 0), np.float32), dx.array, 1)
+    assert not dx.array.any()
+    dbias = Guarded(3, 1)
+    dense.weight_grad(
+        np.empty((2, 0), np.float32), read_only(np.ones((2, 3))), np.empty((0, 3), np.float32), dbias.array, 1
+    )
+    assert dbias.array.tolist() == [3, 3, 3]
+
+
+def check_fences() -> None:
+    """Every instruction set on arrays against pages that cannot be touched, at their beginning and at their end."""
+    shapes = [(m, k, n) for m in (1, 4, 29) for k in (1, 7, 31, 257) for n in RAGGED_SIZES]
+    for isa in _dispatch.isas():
+        _dispatch.set_isa(isa)
+        for number, (samples, inputs, outputs) in enumerate(shapes):
+            print(isa, samples, inputs, outputs, file=sys.stderr)
+            fence = Fence(before=number % 2 == 1)
+            x, dy, weight = (
+                fence.array(np.ones(s)) for s in ((samples, inputs), (samples, outputs), (inputs, outputs))
+            )
+            y, dx, dweight = (fence.array(np.zeros(a.shape), writeable=True) for a in (dy, x, weight))
+            bias, dbias = fence.array(np.ones(outputs)), fence.array(np.zeros(outputs), writeable=True)
+            dense.forward(x, weight, bias, y, 1)
+            dense.input_grad(dy, weight, dx, 1)
+            dense.weight_grad(x, dy, dweight, dbias, 1)
+            assert (y == inputs + 1).all() and (dx == outputs).all()
+            assert (dweight == samples).all() and (dbias == samples).all()
+
+
+@needs_fence
+def test_dense_touches_nothing_outside_its_arrays() -> None:
+    call_in_child(__file__, "check_fences")
