@@ -1,4 +1,4 @@
-"""The floors of the house: an import never goes up, and siblings of one floor that stand apart do not import each other."""
+"""The floors of the house: an import never goes up, and the meanings of floor 3 do not import each other."""
 
 import ast
 import re

@@ -64,7 +64,7 @@ def learning_curves(history: History, path: str | os.PathLike[str] | None = None
     ...     history.add_step(2.0 / (step + 1), accuracy=step / 20, learning_rate=0.1)
     >>> history.add_epoch(0.36, 0.48, seconds=1.0, images=640, validation_loss=0.2, validation_accuracy=0.9)
     >>> figure = figures.learning_curves(history)
-    >>> [axes.get_title() for axes in figure.axes]
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['Loss', 'Accuracy', 'Learning rate']
     """
     if not isinstance(history, History):
@@ -73,7 +73,7 @@ def learning_curves(history: History, path: str | os.PathLike[str] | None = None
         raise ValueError(_check.message("learning_curves", "history has no epochs", "at least one", "Call fit first."))
     with _drawing.drawing("learning_curves") as new_figure:
         measured = bool(np.isfinite([*history.step_accuracy, *history.validation_accuracy]).any())
-        figure = new_figure(11.0 if measured else 7.0, 3.9)
+        figure = new_figure(11.0 if measured else 8.0, 3.9)
         panels = figure.subplots(1, 3 if measured else 2, width_ratios=(4, 4, 3) if measured else (4, 3))
         loss, rate = panels[0], panels[-1]
         lowest = _drawing.draw_measure(loss, history, "loss", shade=True)
@@ -133,7 +133,7 @@ def confusion_matrix(
     --------
     >>> from cnet.interop import figures
     >>> figure = figures.confusion_matrix([[9, 1], [0, 10]], names=["cat", "dog"])
-    >>> figure.axes[0].get_title()
+    >>> figure.axes[0].get_title(loc="left")
     '95.00 % of 20 samples right'
     """
     counts = _check.numeric("confusion_matrix", "matrix", matrix)

@@ -9,8 +9,8 @@ A convolution's forward pass is one phase whose taps step through the kernel. It
 output gradient with the weights transposed: with stride s the pixels of each residue class modulo s see a fixed subset
 of the taps, so it is s * s phases. (A transposed convolution is the same two passes exchanged.)
 
-The window's pixels are read in place through the channels-last layout: a row of the window is one contiguous stretch, or
-one stretch per tap where dilation or groups part them. Where windows reach over the edge, a thread first copies the
+The window's pixels are read in place through the channels-last layout: a row of the window is one contiguous stretch,
+or one stretch per tap where dilation or groups part them. Where windows reach over the edge, a thread first copies the
 image into zeros, in a scratch that stays in its second-level cache; there is no other copy, and no patch matrix.
 """
 
@@ -33,8 +33,8 @@ cdef enum:
 cdef class Gather:
     """Geometry of a gather, bound once.
 
-    ``source`` and ``target`` are ``(height, width, channels)``, ``step`` and ``out_step`` are per axis, and ``phases`` is
-    a list of ``(first_row, first_column, row_taps, column_taps)`` with taps ``(source offset, kernel index)`` in
+    ``source`` and ``target`` are ``(height, width, channels)``, ``step`` and ``out_step`` are per axis, and ``phases``
+    is a list of ``(first_row, first_column, row_taps, column_taps)`` with taps ``(source offset, kernel index)`` in
     ascending order of offset. ``kernel_width`` turns a pair of kernel indices into a tap number.
     """
 
@@ -126,7 +126,8 @@ cdef class Gather:
     cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, int threads) noexcept nogil:
         """Floats of workspace for ``run``: the packed weights, and a scratch for each thread."""
         cdef Py_ssize_t panel = table().tile_columns
-        return (self.packed_size(panel) + 15) // 16 * 16 + threads * self.images_per_item(samples, panel) * self.image_size()
+        cdef Py_ssize_t scratch = self.images_per_item(samples, panel) * self.image_size()
+        return (self.packed_size(panel) + 15) // 16 * 16 + threads * scratch
 
     cdef void pad(self, const float* image, float* scratch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         """Rows ``first`` to ``last`` of the padded image into ``scratch``."""
@@ -206,16 +207,17 @@ cdef class Gather:
     ) noexcept nogil:
         """Rows ``first_row`` to ``last_row`` of every phase, for a few images."""
         cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
-        cdef Py_ssize_t source_size = self.height * self.width * self.channels, source_row = self.padded_width * self.channels
-        cdef Py_ssize_t first_source = first_row * self.row_step, image_size = source_size, image, number, index
+        cdef Py_ssize_t source_size = self.height * self.width * self.channels, image_size = source_size
+        cdef Py_ssize_t first_source = first_row * self.row_step, image, number, index
         cdef Py_ssize_t channel, column
-        cdef const float* source = x + first_image * source_size + first_source * source_row
+        cdef const float* source = x + first_image * source_size + first_source * self.width * self.channels
         cdef Phase* phase
         if self.padded:
             # Up to the last row that the last window of this block reads.
             index = min(self.padded_height, (last_row - 1) * self.row_step + self.reach)
             for image in range(first_image, last_image):
-                self.pad(x + image * source_size, scratch + (image - first_image) * self.image_size(), first_source, index)
+                self.pad(
+                    x + image * source_size, scratch + (image - first_image) * self.image_size(), first_source, index)
             source, image_size = scratch, self.image_size()
         for number in range(self.phase_count):
             phase = &self.phases[number]
@@ -247,9 +249,11 @@ cdef class Gather:
         cdef Py_ssize_t source_row = self.row_step * self.padded_width * self.channels, row
         cdef float* to
         for row in range(first_row, min(last_row, phase.rows)):
-            to = y + ((phase.first_row + row * self.out_row_step) * self.out_width + phase.first_column) * self.out_channels
+            to = y + (phase.first_row + row * self.out_row_step) * self.out_width * self.out_channels
+            to += phase.first_column * self.out_channels
             if self.depthwise:
-                c.depthwise_f32(phase.columns, count, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
+                c.depthwise_f32(
+                    phase.columns, count, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
             else:
                 c.gemm_f32(
                     phase.columns, count, source, pixel, phase.segments, phase.segment_count, phase.run, packed,

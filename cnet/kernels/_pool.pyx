@@ -3,8 +3,8 @@
 First touch of fresh pages costs more than most kernels: the system clears each page, at about 2.5 GB/s. A training step
 asks for the same sizes every time, so from the second step on it gets the same warm blocks and no page fault.
 
-A block is freed when the last array over it dies, so an array may be kept as long as anyone likes. Like malloc, the pool
-is shared by the whole process; it is guarded by the interpreter lock.
+A block is freed when the last array over it dies, so an array may be kept as long as anyone likes. Like malloc, the
+pool is shared by the whole process; it is guarded by the interpreter lock.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo

@@ -1,8 +1,9 @@
 """2-D convolution, forward and backward, for any kernel, stride, padding, dilation and groups.
 
-Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The forward pass and the input gradient are
-gathers (see ``_gather``). The weight gradient multiplies, for every tap, the pixels under it with the output gradient;
-it is summed over fixed groups of images, and the groups' sums are added in order, so that no bit depends on the threads.
+Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The forward pass and the input gradient
+are gathers (see ``_gather``). The weight gradient multiplies, for every tap, the pixels under it with the output
+gradient; it is summed over fixed groups of images, and the groups' sums are added in order, so that no bit depends on
+the threads.
 """
 
 from cython.parallel cimport prange, threadid
@@ -16,8 +17,8 @@ cdef enum:
     # would be more parallel, but their partial sums must be written and read again.
     ITEMS = 16
     PARTIAL_FLOATS = 1572864
-    # Output pixels that a register tile sums over before it moves on: enough to pay for loading and storing the tile, few
-    # enough that the pixels of x and dy stay in the nearest caches until every tile has met them.
+    # Output pixels that a register tile sums over before it moves on: enough to pay for loading and storing the tile,
+    # few enough that the pixels of x and dy stay in the nearest caches until every tile has met them.
     POINTS = 128
     # Rows of fewer pixels than this fill a register tile badly.
     NARROW = 14
@@ -26,7 +27,8 @@ cdef enum:
 cdef class Conv2d:
     """A convolution of images of one size, its geometry bound once.
 
-    ``kernel``, ``stride`` and ``dilation`` are ``(vertical, horizontal)``; ``padding`` is ``(top, bottom, left, right)``.
+    ``kernel``, ``stride`` and ``dilation`` are ``(vertical, horizontal)``, and ``padding`` is
+    ``(top, bottom, left, right)``.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
@@ -113,8 +115,8 @@ cdef class Conv2d:
     ):
         """Add the gradients with respect to ``weight`` and ``bias``; ``dbias`` may be None."""
         cdef const cn_table* c = table()
-        cdef Py_ssize_t samples = x.shape[0], parts = self.parts(samples), size = self.part_size(), panel = c.tile_columns
-        cdef Py_ssize_t weights = self.weight_size(), panels = self.groups * self.panels(panel)
+        cdef Py_ssize_t samples = x.shape[0], parts = self.parts(samples), size = self.part_size()
+        cdef Py_ssize_t weights = self.weight_size(), panels = self.groups * self.panels(c.tile_columns)
         cdef Py_ssize_t splits = 1 if self.gather.depthwise else min(panels, (ITEMS + parts - 1) // max(1, parts))
         cdef Py_ssize_t scratch_size = self.gather.image_size() + self.gradient_size(), item, part, split, first, last
         cdef Py_ssize_t chunk = 4096, chunks = (weights + chunk - 1) // chunk
@@ -135,9 +137,9 @@ cdef class Conv2d:
             part = item // splits
             split = item % splits
             self.part_grad(
-                c, self.gather, &x[0, 0, 0, 0], &dy[0, 0, 0, 0], partial + part * size, to_bias is not NULL and split == 0,
-                scratch + threadid() * scratch_size, samples * part // parts, samples * (part + 1) // parts,
-                panels * split // splits, panels * (split + 1) // splits)
+                c, self.gather, &x[0, 0, 0, 0], &dy[0, 0, 0, 0], partial + part * size,
+                to_bias is not NULL and split == 0, scratch + threadid() * scratch_size, samples * part // parts,
+                samples * (part + 1) // parts, panels * split // splits, panels * (split + 1) // splits)
         count = team(chunks, parts * weights // 4, threads)
         for item in prange(chunks, nogil=True, schedule="static", num_threads=count):
             first = item * chunk
@@ -194,7 +196,8 @@ cdef class Conv2d:
         cdef float* to
         if g.depthwise:
             c.depthwise_weight_grad_f32(
-                lines, g.out_width, g.channels, phase.taps, source, line, pixel, phase.segments, gradient, out_line, partial)
+                lines, g.out_width, g.channels, phase.taps, source, line, pixel, phase.segments, gradient, out_line,
+                partial)
             return
         for segment in range(phase.segment_count):
             for index in range(first_panel, last_panel):

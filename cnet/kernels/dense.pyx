@@ -84,7 +84,8 @@ def weight_grad(
     cdef const cn_table* c = table()
     cdef Py_ssize_t samples = x.shape[0], inputs = x.shape[1], outputs = dy.shape[1], panel = c.tile_columns
     # Groups of input features, each a few register tiles: every element of dweight belongs to one item.
-    cdef Py_ssize_t panels = (outputs + panel - 1) // panel, groups = (inputs + 8 * c.tile_rows - 1) // (8 * c.tile_rows)
+    cdef Py_ssize_t group = 8 * c.tile_rows, groups = (inputs + group - 1) // group
+    cdef Py_ssize_t panels = (outputs + panel - 1) // panel
     cdef Py_ssize_t item, first, last, column
     assert dy.shape[0] == samples and dweight.shape[0] == inputs and dweight.shape[1] == outputs
     assert dbias is None or dbias.shape[0] == outputs

@@ -1,4 +1,4 @@
-"""Dropout: masks that are a function of a seed, the number of the call and the position, so that none is ever stored."""
+"""Dropout: a mask is a function of a seed, the number of the call and the position, so none is ever stored."""
 
 from cython.parallel cimport prange
 from libc.stdint cimport uint32_t, uint64_t

@@ -90,7 +90,7 @@ def backward(
     const float[::1] variance not None, double eps, const float[::1] weight, float[:, ::1] dx, float[::1] dweight,
     float[::1] dbias, float[::1] work not None, int threads,
 ):
-    """Gradients through the batch's statistics: ``dx`` (or None) is overwritten, ``dweight`` and ``dbias`` are added to.
+    """Gradients through the batch's statistics: ``dx`` (or None) is overwritten, ``dweight`` and ``dbias`` grow.
 
     With ``h = (x - mean) * s`` and ``s = 1 / sqrt(variance + eps)``:
     ``dx = weight * s * (dy - average(dy) - h * average(dy * h))``.
