@@ -194,7 +194,7 @@ class PReLU(Activation):
         rows = x.reshape(-1, self.num_parameters)
         above = layout.physical(dy).reshape(rows.shape)
         below = None if dx is None else dx.reshape(rows.shape)
-        workspace = layout.empty((activation.prelu_workspace(*rows.shape, self.num_parameters),))
+        workspace = layout.empty((activation.prelu_workspace(rows.shape[0], rows.shape[1], self.num_parameters),))
         activation.prelu_backward(
             rows, self.weight.storage, above, below, self.weight.grad_storage, workspace, _threads._count
         )
