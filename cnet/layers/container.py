@@ -58,6 +58,7 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
         super().__init__()
         self._layers: dict[str, Layer] = {}
+        self._first_learner = 0
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             named = dict(layers[0])
         else:
@@ -91,6 +92,9 @@ class Sequential(Layer):
     def _bind(self, input_shape: Shape) -> None:
         for layer in self._layers.values():
             input_shape = layer._bind_to(input_shape)
+        # Before this layer nothing is learned, so no gradient need reach it unless the caller asks for one.
+        learners = (index for index, layer in enumerate(self) if next(layer.named_parameters(), None) is not None)
+        self._first_learner = next(learners, len(self))
 
     def _forward(self, x: Float32Array) -> Float32Array:
         for layer in self._layers.values():
@@ -101,17 +105,11 @@ class Sequential(Layer):
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
         gradient: Float32Array | None = dy
         for index, layer in reversed(list(enumerate(self._layers.values()))):
-            needed = input_grad or index > self._first_with_parameters()
+            needed = input_grad or index > self._first_learner
             gradient = layer.backward(gradient, input_grad=needed)  # type: ignore[arg-type]
             if gradient is None:
                 break
         return gradient
-
-    def _first_with_parameters(self) -> int:
-        for index, layer in enumerate(self._layers.values()):
-            if next(layer.named_parameters(), None) is not None:
-                return index
-        return len(self._layers)
 
     def _add(self, name: str, layer: Any) -> None:
         if not isinstance(layer, Layer):

@@ -131,7 +131,7 @@ class Optimizer:
         RuntimeError
             If a parameter is not built yet.
         """
-        if [(p, p.arena, p.requires_grad) for group in self.param_groups for p in group["params"]] != self._bound:
+        if not self._is_bound():
             self._bind()
         for group, ranges in zip(self.param_groups, self._ranges, strict=True):
             for part in ranges:
@@ -141,8 +141,14 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to zero."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
+        if not self._is_bound():
+            for parameter in self._all_parameters():
+                parameter.zero_grad()
+            return
+        for part in (part for ranges in self._ranges for part in ranges):
+            part.grad.fill(0)
+        for parameter, _, moving in self._bound:
+            if not moving:
                 parameter.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,6 +226,10 @@ class Optimizer:
 
     def _all_parameters(self) -> list[Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _is_bound(self) -> bool:
+        """Whether every parameter is still where it was found, and as free to move."""
+        return [(p, p.arena, p.requires_grad) for group in self.param_groups for p in group["params"]] == self._bound
 
     def _bind(self) -> None:
         """Find the parameters in memory, carry their state along, and merge neighbours into ranges."""
