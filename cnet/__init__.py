@@ -5,7 +5,7 @@
 >>> cnet.manual_seed(0)
 >>> train, test = data.mnist(download=False, verbose=False)
 >>> model = layers.Sequential(layers.Flatten(), layers.Linear(784, 32), layers.ReLU(), layers.Linear(32, 10))
->>> optimizer = optimizers.SGD(model.parameters(), lr=0.1, momentum=0.9)
+>>> optimizer = optimizers.SGD(model.parameters(), lr=0.02, momentum=0.9)
 >>> trainer = cnet.Trainer(model, losses.CrossEntropyLoss(), optimizer)
 >>> history = trainer.fit(train, epochs=1, validation=test, progress=False)
 >>> history.epochs[-1].validation_accuracy > 0.8

@@ -98,7 +98,8 @@ def weight_shape(shape: Shape) -> Shape:
 
 def weight_logical(weight: Float32Array) -> Float32Array:
     """The logical view of a physical parameter."""
-    view: Float32Array = weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
+    orders = {2: (1, 0), 4: (3, 2, 0, 1)}
+    view: Float32Array = weight.transpose(orders[weight.ndim]) if weight.ndim in orders else weight
     return view
 
 

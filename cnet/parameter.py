@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cnet import _check, layout
 from cnet._check import Float32Array
@@ -80,6 +81,16 @@ class Parameter:
         self.storage, self.grad_storage = storage, grad_storage
         self.arena, self.offset = arena, offset
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy lies alone: it has no part in the arena of the original.
+        values = {"data": self.data.copy(), "grad": self.grad.copy()} if self.built else {}
+        return {"name": self.name, "requires_grad": self.requires_grad, **values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state.get("data"), name=state["name"], requires_grad=state["requires_grad"])  # type: ignore[misc]
+        if self.built:
+            self.grad[...] = state["grad"]
+
     @property
     def built(self) -> bool:
         """Whether the parameter has a shape and values."""
@@ -98,17 +109,17 @@ class Parameter:
 
     @data.setter
     def data(self, values: object) -> None:
-        self._require_built("data")
-        array = _check.float32(self._subject, "data", values)
-        if array.shape != self.shape:
-            raise _check.shape_error(self._subject, "data", array.shape, str(self.shape))
-        self.data[...] = array
+        self._assign("data", self.data, values)
 
     @property
     def grad(self) -> Float32Array:
         """The accumulated gradient, in the logical layout."""
         self._require_built("grad")
         return layout.weight_logical(self.grad_storage)
+
+    @grad.setter
+    def grad(self, values: object) -> None:
+        self._assign("grad", self.grad, values)
 
     def zero_grad(self) -> None:
         """Set the gradient to zero."""
@@ -122,6 +133,13 @@ class Parameter:
     @property
     def _subject(self) -> str:
         return f"Parameter {self.name}" if self.name else "Parameter"
+
+    def _assign(self, attribute: str, own: Float32Array, values: object) -> None:
+        """Copy values in: the memory stays, because an arena and an optimizer refer to it."""
+        array = _check.float32(self._subject, attribute, values)
+        if array.shape != self.shape:
+            raise _check.shape_error(self._subject, attribute, array.shape, str(self.shape))
+        own[...] = array
 
     def _require_built(self, attribute: str) -> None:
         if self.shape is None:
@@ -196,9 +214,10 @@ def padded_size(parameter: Parameter) -> int:
     return -(-parameter.size // _ALIGNMENT) * _ALIGNMENT
 
 
-def spread(parameter: Parameter, buffer: Float32Array) -> Float32Array:
-    """The logical view of a parameter's part of a buffer of its arena's shape."""
-    part = buffer[parameter.offset : parameter.offset + parameter.size]
+def spread(parameter: Parameter, buffer: Float32Array, offset: int | None = None) -> Float32Array:
+    """The logical view of a parameter's part, where it lies or at ``offset``, of a buffer of an arena's shape."""
+    start = parameter.offset if offset is None else offset
+    part = buffer[start : start + parameter.size]
     return layout.weight_logical(part.reshape(parameter.storage.shape))
 
 

@@ -45,10 +45,12 @@ def prelu_slope_grad(x: Any, dy: Any, slopes: int) -> Array:
     return terms.sum(axis=0) if slopes > 1 else terms.sum().reshape(1)
 
 
-def maxpool2d_forward(x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair) -> tuple[Array, Any]:
+def maxpool2d_forward(
+    x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> tuple[Array, Any]:
     """Maximum of each window and the number of the tap that won; -inf and -1 where a window meets no cell.
 
-    In row-major order a tap takes over if it is the first, or greater, or NaN; cells outside the image do not take part.
+    In row-major order a tap takes over if it is the first, or greater, or NaN; cells outside the image take no part.
     """
     x = np.asarray(x, dtype=np.float64)
     y = np.full((x.shape[0], *out, x.shape[3]), -np.inf)
@@ -81,3 +83,99 @@ def _taps(
             w = column * stride[1] - padding[1] + j * dilation[1]
             if 0 <= h < shape[1] and 0 <= w < shape[2]:
                 yield row, column, i * kernel[1] + j, (h, w)
+
+
+def softmax(x: Any) -> Array:
+    """``e^x / sum(e^x)`` over each row."""
+    x = np.asarray(x, dtype=np.float64)
+    exponentials = np.exp(x - x.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def softmax_backward(y: Any, dy: Any) -> Array:
+    """``J^T dy`` for each row, with the Jacobian ``diag(y) - y y^T`` written out."""
+    y, dy = np.asarray(y, dtype=np.float64), np.asarray(dy, dtype=np.float64)
+    return np.stack([(np.diag(row) - np.outer(row, row)) @ above for row, above in zip(y, dy, strict=True)])
+
+
+def softmax_cross_entropy(x: Any, target: Any) -> tuple[Array, Array]:
+    """``-sum(t log softmax(x))`` of each row and its gradient; a class without weight adds nothing."""
+    x, target = np.asarray(x, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    largest = x.max(axis=1, keepdims=True)
+    log_sum = largest + np.log(np.exp(x - largest).sum(axis=1, keepdims=True))
+    terms = target * np.where(target == 0, 0.0, log_sum - x)
+    return terms.sum(axis=1), softmax(x) * target.sum(axis=1, keepdims=True) - target
+
+
+def cross_entropy(p: Any, target: Any) -> tuple[Array, Array]:
+    """``-sum(t log q)`` of each row and its gradient ``-t / q``; q is p, or the least normal float32 if greater."""
+    q = np.maximum(np.asarray(p, dtype=np.float64), np.finfo(np.float32).tiny)
+    target = np.asarray(target, dtype=np.float64)
+    return -(target * np.log(q)).sum(axis=1), -target / q
+
+
+def one_hot(labels: Any, classes: int) -> Array:
+    """A row for each label: 1 at the label, else 0."""
+    return (np.asarray(labels)[:, None] == np.arange(classes)).astype(np.float64)
+
+
+def sgd_step(
+    weight: Any,
+    gradient: Any,
+    buffer: Any,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    maximize: bool,
+    first: bool,
+) -> tuple[Array, Any]:
+    """New weights and momentum buffer, line for line as PyTorch documents ``torch.optim.SGD``."""
+    weight, g = np.asarray(weight, dtype=np.float64), np.asarray(gradient, dtype=np.float64)
+    if maximize:
+        g = -g
+    g = g + weight_decay * weight
+    if buffer is not None:
+        buffer = g if first else momentum * np.asarray(buffer, dtype=np.float64) + (1 - dampening) * g
+        g = g + momentum * buffer if nesterov else buffer
+    return weight - lr * g, buffer
+
+
+def philox(counter: Any, key: tuple[int, int]) -> NDArray[np.uint64]:
+    """Philox4x32-10 as its authors state it, for counters of shape ``(..., 4)``; words in the same shape."""
+    low = np.uint64(0xFFFFFFFF)
+    c = [word.astype(np.uint64) for word in np.moveaxis(np.asarray(counter), -1, 0)]
+    k = list(key)
+    for _ in range(10):
+        left, right = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        shift = np.uint64(32)
+        c = [
+            (right >> shift) ^ c[1] ^ np.uint64(k[0]),
+            right & low,
+            (left >> shift) ^ c[3] ^ np.uint64(k[1]),
+            left & low,
+        ]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(c, axis=-1)
+
+
+def dropout_kept(size: int, seed: int, call: int, probability: float) -> NDArray[np.bool_]:
+    """Which elements are kept: those whose random word is at least ``floor(probability * 2^32)``.
+
+    Element ``64 b + 16 w + l``, with l < 16 and w < 4, owns word w of the counter ``(16 b + l, call)``.
+    """
+    element = np.arange(size, dtype=np.uint64)
+    sixteen, four = np.uint64(16), np.uint64(4)
+    block, word, lane = element // np.uint64(64), element // sixteen % four, element % sixteen
+    number, half = block * sixteen + lane, 0xFFFFFFFF
+    counter = np.stack(
+        [
+            number & np.uint64(half),
+            number >> np.uint64(32),
+            *(np.full(size, v, np.uint64) for v in (call & half, call >> 32)),
+        ],
+        axis=-1,
+    )
+    words = philox(counter, (seed & half, seed >> 32))
+    return words[np.arange(size), word.astype(int)] >= np.uint64(int(probability * 2**32))

@@ -64,6 +64,9 @@ class Layer(LayerTree):
         self._input_shape: Shape | None = None
         self._output_shape: Shape | None = None
         self._kept: tuple[Any, ...] | None = None
+        self._learns = False
+        # What a layer binds to the shape of its input: a kernel with its geometry, where there is one.
+        self._kernel: Any = None
 
     # ---- what a subclass says
 
@@ -111,10 +114,11 @@ class Layer(LayerTree):
         ValueError
             If ``x`` has a shape the layer cannot take, or no samples.
         """
-        if type(x) is not np.ndarray or x.dtype is not _FLOAT32 or x.shape[1:] != self._input_shape or x.shape[0] == 0:
+        ready = type(x) is np.ndarray and x.dtype is _FLOAT32 and x.ndim > 0 and x.shape[0] > 0
+        if not ready or x.shape[1:] != self._input_shape:  # type: ignore[union-attr]
             x = self._accept(x)
         self._kept = None
-        y = self._forward(x)
+        y = self._forward(x)  # type: ignore[arg-type]
         self._output_shape = y.shape
         return y
 
@@ -189,7 +193,18 @@ class Layer(LayerTree):
         """Bind to a shape that has been checked, and return the shape of the output."""
         self._bind(input_shape)
         self._input_shape = input_shape
+        self._learns = next(self.named_parameters(), None) is not None
         return self.output_shape(input_shape)
+
+    def _forget(self) -> None:
+        """Let go of what was kept for a backward pass that will not come."""
+        for _, layer in self.named_layers():
+            layer._kept = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own: it binds anew at its first batch.
+        unbound = {"_input_shape": None, "_output_shape": None, "_kept": None, "_kernel": None}
+        return {**vars(self), **unbound}
 
     def _accept(self, x: ArrayLike) -> Float32Array:
         array = _check.float32(self._subject, "x", x)

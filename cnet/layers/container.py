@@ -58,7 +58,6 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
         super().__init__()
         self._layers: dict[str, Layer] = {}
-        self._first_learner = 0
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             named = dict(layers[0])
         else:
@@ -67,8 +66,11 @@ class Sequential(Layer):
             self._add(name, layer)
 
     def append(self, layer: Layer) -> Sequential:
-        """Add a layer at the end, named by its index; returns the Sequential itself."""
-        self._add(str(len(self._layers)), layer)
+        """Add a layer at the end, named by its index (or the next number free); returns the Sequential itself."""
+        number = len(self._layers)
+        while str(number) in self._layers:
+            number += 1
+        self._add(str(number), layer)
         return self
 
     def children(self) -> dict[str, Layer]:
@@ -92,9 +94,6 @@ class Sequential(Layer):
     def _bind(self, input_shape: Shape) -> None:
         for layer in self._layers.values():
             input_shape = layer._bind_to(input_shape)
-        # Before this layer nothing is learned, so no gradient need reach it unless the caller asks for one.
-        learners = (index for index, layer in enumerate(self) if next(layer.named_parameters(), None) is not None)
-        self._first_learner = next(learners, len(self))
 
     def _forward(self, x: Float32Array) -> Float32Array:
         for layer in self._layers.values():
@@ -103,12 +102,14 @@ class Sequential(Layer):
         return x
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
+        layers = list(self._layers.values())
+        # Before the first layer that learns nothing needs a gradient, unless the caller asks for one.
+        first = 0 if input_grad else next((i for i, layer in enumerate(layers) if layer._learns), len(layers))
+        for layer in layers[:first]:
+            layer._forget()
         gradient: Float32Array | None = dy
-        for index, layer in reversed(list(enumerate(self._layers.values()))):
-            needed = input_grad or index > self._first_learner
-            gradient = layer.backward(gradient, input_grad=needed)  # type: ignore[arg-type]
-            if gradient is None:
-                break
+        for index in range(len(layers) - 1, first - 1, -1):
+            gradient = layers[index].backward(gradient, input_grad or index > first)  # type: ignore[arg-type]
         return gradient
 
     def _add(self, name: str, layer: Any) -> None:

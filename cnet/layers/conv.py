@@ -111,7 +111,6 @@ class Conv2d(Layer):
         self.bias_init = FanInUniform() if bias_init is None else get_initializer(bias_init)
         self.weight = Parameter(name="weight")
         self.bias = Parameter(name="bias") if _check.boolean("Conv2d", "bias", bias) else None
-        self._kernel: conv2d.Conv2d | None = None
         if self.in_channels is not None:
             self._create(self.in_channels)
 
@@ -184,7 +183,7 @@ class Conv2d(Layer):
         )  # fmt: skip
 
     def _forward(self, x: Float32Array) -> Float32Array:
-        kernel, threads = self._bound(), _threads._count
+        kernel, threads = self._kernel, _threads._count
         x = layout.physical(x)
         y = layout.empty((x.shape[0], kernel.out_height, kernel.out_width, self.out_channels))
         workspace = layout.empty((kernel.forward_workspace(x.shape[0], threads),))
@@ -194,7 +193,7 @@ class Conv2d(Layer):
         return layout.logical(y)
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
-        kernel, threads = self._bound(), _threads._count
+        kernel, threads = self._kernel, _threads._count
         (x,) = kept
         dy = layout.physical(dy)
         workspace = layout.empty((kernel.weight_grad_workspace(x.shape[0], threads),))
@@ -206,10 +205,6 @@ class Conv2d(Layer):
         dx = layout.empty(x.shape)
         kernel.input_grad(dy, self.weight.storage, dx, workspace, threads)
         return layout.logical(dx)
-
-    def _bound(self) -> conv2d.Conv2d:
-        assert self._kernel is not None
-        return self._kernel
 
     def _signature(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]

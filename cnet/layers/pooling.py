@@ -81,7 +81,6 @@ class MaxPool2d(Layer):
         for name, amount, size in zip(("vertical", "horizontal"), self.padding, self.kernel_size, strict=True):
             _check.integer("MaxPool2d", f"the {name} padding", amount, 0, size // 2)
         _check.integer("MaxPool2d", "the number of taps", self.kernel_size[0] * self.kernel_size[1], 1, 65536)
-        self._kernel: maxpool2d.MaxPool2d | None = None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """``(C, H', W')``."""
@@ -119,7 +118,7 @@ class MaxPool2d(Layer):
 
     def _forward(self, x: Float32Array) -> Float32Array:
         x = layout.physical(x)
-        kernel = self._bound()
+        kernel = self._kernel
         shape = (x.shape[0], kernel.out_height, kernel.out_width, x.shape[3])
         y = layout.empty(shape)
         index = layout.empty_of(shape, "uint16") if self.training else None
@@ -132,12 +131,8 @@ class MaxPool2d(Layer):
             return None
         shape, index = kept
         dx = layout.empty(shape)
-        self._bound().backward(layout.physical(dy), index, dx, _threads._count)
+        self._kernel.backward(layout.physical(dy), index, dx, _threads._count)
         return layout.logical(dx)
-
-    def _bound(self) -> maxpool2d.MaxPool2d:
-        assert self._kernel is not None
-        return self._kernel
 
     def _signature(self) -> str:
         parts = [f"kernel_size={self.kernel_size}"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnet import layout
+from cnet import _check, layout
 from cnet._check import Float32Array
-from cnet.layers.base import Layer, Shape, count
+from cnet.layers.base import Layer, Shape, batch_of, count
 
 
 class Flatten(Layer):
@@ -43,6 +43,8 @@ class Flatten(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """``(features,)``."""
+        if not input_shape:
+            raise _check.shape_error("Flatten", "x", batch_of(input_shape), "(N, ...) with at least one axis more")
         return (count(input_shape),)
 
     def _forward(self, x: Float32Array) -> Float32Array:

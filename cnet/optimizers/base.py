@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -97,7 +98,7 @@ class Optimizer:
         # Where each parameter lay when its state was last bound.
         self._homes: dict[Parameter, tuple[Arena, int]] = {}
         self._started: set[Parameter] = set()
-        self._bound: list[tuple[Parameter, Arena | None, bool]] = []
+        self._bound: list[tuple[Any, ...]] = []
         self._ranges: list[list[Range]] = []
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
@@ -112,6 +113,7 @@ class Optimizer:
         if "params" not in group or unknown:
             expected = "'params' and any of " + ", ".join(map(repr, self.defaults))
             raise ValueError(_check.message(self._subject, f"a group has the keys {sorted(group)}", expected))
+        self._check_options({**self.defaults, **group})
         params = [group["params"]] if isinstance(group["params"], Parameter) else list(group["params"])
         for item in params:
             if not isinstance(item, Parameter):
@@ -131,24 +133,21 @@ class Optimizer:
         RuntimeError
             If a parameter is not built yet.
         """
-        if not self._is_bound():
+        if self._now() != self._bound:
             self._bind()
         for group, ranges in zip(self.param_groups, self._ranges, strict=True):
             for part in ranges:
                 self._update(group, part)
-        if len(self._started) < len(self._bound):
+        if any(part.first for ranges in self._ranges for part in ranges):
             self._note_started()
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to zero."""
-        if not self._is_bound():
-            for parameter in self._all_parameters():
-                parameter.zero_grad()
-            return
-        for part in (part for ranges in self._ranges for part in ranges):
+        bound = self._now() == self._bound
+        for part in (part for ranges in self._ranges if bound for part in ranges):
             part.grad.fill(0)
-        for parameter, _, moving in self._bound:
-            if not moving:
+        for parameter in self._all_parameters():
+            if not (bound and parameter.requires_grad):
                 parameter.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,18 +159,15 @@ class Optimizer:
             ``"state"``: ``{position: {name: ndarray in the logical layout}}`` for parameters that have been updated;
             ``"param_groups"``: the options, with ``"params"`` as positions.
         """
-        parameters = self._all_parameters()
-        position = {id(parameter): index for index, parameter in enumerate(parameters)}
-        groups = [{**group, "params": [position[id(p)] for p in group["params"]]} for group in self.param_groups]
-        state = {
-            index: {
-                name: np.array(spread(parameter, self._buffers[parameter.arena, name]), order="C")
-                for name in self.state_names
-                if (parameter.arena, name) in self._buffers and parameter.arena is not None
-            }
-            for index, parameter in enumerate(parameters)
-            if parameter in self._started
-        }
+        groups, state, index = [], {}, 0
+        for group in self.param_groups:
+            positions = range(index, index + len(group["params"]))
+            groups.append({**group, "params": list(positions)})
+            for index, parameter in zip(positions, group["params"], strict=True):
+                if parameter in self._started:
+                    names = self._state_in_use(group)
+                    state[index] = {name: np.array(self._state_of(parameter, name), order="C") for name in names}
+            index = positions.stop
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -203,23 +199,36 @@ class Optimizer:
             raise ValueError(
                 _check.message(self._subject, f"state has groups of {received} parameters", f"{sizes}, same options")
             )
+        for group in groups:
+            self._check_options(group)
+        names = [self._state_in_use(group) for group in groups for _ in group["params"]]
         for index, entry in entries.items():
-            shapes = {name: np.shape(value) for name, value in entry.items()}
-            expected = dict.fromkeys(self.state_names, parameters[index].shape) if index < len(parameters) else {}
+            if not 0 <= index < len(parameters):
+                text = f"state is of a parameter {index}"
+                raise ValueError(_check.message(self._subject, text, f"positions below {len(parameters)}"))
+            entry.update({name: _check.float32(self._subject, name, value) for name, value in entry.items()})
+            shapes = {name: value.shape for name, value in entry.items()}
+            expected = dict.fromkeys(names[index], parameters[index].shape)
             if shapes != expected:
                 raise ValueError(_check.message(self._subject, f"state {index} has {shapes}", f"{expected}"))
-        self._bind()
+        self._require_built()
         for own, group in zip(self.param_groups, groups, strict=True):
             own.update({name: value for name, value in group.items() if name != "params"})
+        self._bind()
         for buffer in self._buffers.values():
             buffer.fill(0)
         self._started = {parameters[index] for index in entries}
         for index, entry in entries.items():
-            arena = parameters[index].arena
-            assert arena is not None
             for name, value in entry.items():
-                spread(parameters[index], self._buffers[arena, name])[...] = value
+                self._state_of(parameters[index], name)[...] = value
         self._bound = []
+
+    def _state_in_use(self, group: Group) -> tuple[str, ...]:
+        """The names of the state that the update rule carries with these options."""
+        return self.state_names
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options of a group that are out of range."""
 
     def _update(self, group: Group, part: Range) -> None:
         raise NotImplementedError
@@ -227,47 +236,53 @@ class Optimizer:
     def _all_parameters(self) -> list[Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def _is_bound(self) -> bool:
-        """Whether every parameter is still where it was found, and as free to move."""
-        return [(p, p.arena, p.requires_grad) for group in self.param_groups for p in group["params"]] == self._bound
+    def _now(self) -> list[tuple[Any, ...]]:
+        """All that the binding depends on: where each parameter is, whether it is free to move, and with what state."""
+        found: list[tuple[Any, ...]] = [self._state_in_use(group) for group in self.param_groups]
+        return found + [(p, p.arena, p.requires_grad) for group in self.param_groups for p in group["params"]]
 
-    def _bind(self) -> None:
-        """Find the parameters in memory, carry their state along, and merge neighbours into ranges."""
-        parameters = self._all_parameters()
-        for parameter in parameters:
+    def _require_built(self) -> None:
+        for parameter in self._all_parameters():
             if not parameter.built:
                 received = f"step before {parameter.name or 'a parameter'} is built"
                 remedy = "Call model.build(input_shape) or pass a batch through the model first."
                 raise RuntimeError(_check.message(self._subject, received, remedy=remedy))
-        loose = [parameter for parameter in parameters if parameter.arena is None]
+
+    def _bind(self) -> None:
+        """Find the parameters in memory, carry their state along, and merge neighbours into ranges."""
+        self._require_built()
+        loose = [parameter for parameter in self._all_parameters() if parameter.arena is None]
         if loose:
             Arena(loose)
-        self._carry_state(parameters)
-        self._ranges = [self._group_ranges(group["params"]) for group in self.param_groups]
-        self._bound = [(parameter, parameter.arena, parameter.requires_grad) for parameter in parameters]
+        self._carry_state()
+        self._ranges = [self._group_ranges(group) for group in self.param_groups]
+        self._bound = self._now()
 
-    def _carry_state(self, parameters: list[Parameter]) -> None:
+    def _carry_state(self) -> None:
         """State lies as its parameters do: make buffers for their arenas, and move what lay in former ones."""
         buffers: dict[tuple[Arena, str], Float32Array] = {}
         homes: dict[Parameter, tuple[Arena, int]] = {}
-        for parameter in parameters:
-            arena = parameter.arena
-            assert arena is not None
-            former, offset = self._homes.get(parameter, (arena, parameter.offset))
-            homes[parameter] = (arena, parameter.offset)
-            for name in self.state_names:
+        for group in self.param_groups:
+            for parameter, name in itertools.product(group["params"], self._state_in_use(group)):
+                arena, start = parameter.arena, parameter.offset
                 if (arena, name) not in buffers:
-                    buffers[arena, name] = (
-                        self._buffers[arena, name] if (arena, name) in self._buffers else arena.zeros()
-                    )
-                if former is not arena:
+                    kept = self._buffers.get((arena, name))
+                    buffers[arena, name] = arena.zeros() if kept is None else kept
+                former, offset = self._homes.get(parameter, (arena, start))
+                if former is not arena and (former, name) in self._buffers:
                     part = self._buffers[former, name][offset : offset + parameter.size]
-                    buffers[arena, name][parameter.offset : parameter.offset + parameter.size] = part
+                    buffers[arena, name][start : start + parameter.size] = part
+            homes.update({parameter: (parameter.arena, parameter.offset) for parameter in group["params"]})
         self._buffers, self._homes = buffers, homes
 
-    def _group_ranges(self, parameters: list[Parameter]) -> list[Range]:
+    def _state_of(self, parameter: Parameter, name: str) -> Float32Array:
+        """The logical view of a parameter's state, where it was last bound."""
+        arena, offset = self._homes[parameter]
+        return spread(parameter, self._buffers[arena, name], offset)
+
+    def _group_ranges(self, group: Group) -> list[Range]:
         spans: list[tuple[Arena, int, int, bool]] = []
-        moving = [parameter for parameter in parameters if parameter.requires_grad]
+        moving = [parameter for parameter in group["params"] if parameter.requires_grad]
         for parameter in sorted(moving, key=lambda p: (id(p.arena), p.offset)):
             arena, first = parameter.arena, parameter not in self._started
             assert arena is not None
@@ -280,7 +295,7 @@ class Optimizer:
             Range(
                 arena.data[start:end],
                 arena.grad[start:end],
-                {name: self._buffers[arena, name][start:end] for name in self.state_names},
+                {name: self._buffers[arena, name][start:end] for name in self._state_in_use(group)},
                 first,
             )
             for arena, start, end, first in spans
@@ -288,10 +303,9 @@ class Optimizer:
 
     def _note_started(self) -> None:
         """After the first step of some parameters their ranges are no longer first, and may merge with others."""
-        moved = {parameter for parameter, _, moving in self._bound if moving}
-        if not moved <= self._started:
-            self._started |= moved
-            self._bound = []
+        moved = {parameter for parameter in self._all_parameters() if parameter.requires_grad}
+        self._started |= moved
+        self._bound = []
 
     @property
     def _subject(self) -> str:

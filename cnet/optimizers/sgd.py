@@ -91,15 +91,10 @@ class SGD(Optimizer):
 
     state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
 
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add parameters with options of their own.
+    def _state_in_use(self, group: Group) -> tuple[str, ...]:
+        return self.state_names if group["momentum"] else ()
 
-        Parameters
-        ----------
-        group : mapping
-            ``"params"`` and any of the options of :class:`SGD`.
-        """
-        options = {**self.defaults, **group}
+    def _check_options(self, options: Mapping[str, Any]) -> None:
         for name in ("lr", "momentum", "weight_decay"):
             _check.real("SGD", name, options[name], 0)
         _check.real("SGD", "dampening", options["dampening"])
@@ -108,13 +103,12 @@ class SGD(Optimizer):
         if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
             received = f"nesterov with momentum {options['momentum']} and dampening {options['dampening']}"
             raise ValueError(_check.message("SGD", received, "momentum > 0 and dampening 0"))
-        super().add_param_group(group)
 
     def _update(self, group: Group, part: Range) -> None:
         optimizer.sgd_step(
             part.data,
             part.grad,
-            part.state["momentum_buffer"] if group["momentum"] else None,
+            part.state.get("momentum_buffer"),
             group["lr"],
             group["momentum"],
             group["dampening"],

@@ -351,16 +351,16 @@ class Trainer:
         complete = False
         start = time.perf_counter()
         try:
-            for x, y in batches:
+            for batch, (x, y) in enumerate(batches, 1):
                 if interruption.requested:
                     break
                 try:
                     self._step(x, y, sums)
                 except (TypeError, ValueError, FloatingPointError) as error:
-                    raise located(f"Trainer.fit: epoch {epoch}, batch {sums.batches + 1}", error) from error
+                    raise located(f"Trainer.fit: epoch {epoch}, batch {batch}", error) from error
                 now = time.perf_counter()
                 if now >= display.due:
-                    display.show(sums.batches, sums.loss, sums.accuracy, sums.images / (now - start))
+                    display.show(batch, sums.loss, sums.accuracy, sums.images / (now - start))
             else:
                 complete = True
         finally:

@@ -57,19 +57,19 @@ void CN_NAME(softmax_cross_entropy_f32)(cn_size rows, cn_size classes, const flo
     for (cn_size i = 0; i < rows; i++, x += classes, dx += classes) {
         float largest;
         const float sum = exponentials(classes, x, dx, &largest);
-        /* log of the sum of e^x, from which no cancellation is left but that of the result itself. */
-        const double log_sum = (double)largest + log((double)sum);
+        /* log softmax(x)[j] = x[j] - largest - log_sum: scores are subtracted first, where they are large and alike. */
+        const double log_sum = log((double)sum);
         if (!t) {
             const float share = scale / sum;
             for (cn_size j = 0; j < classes; j++) dx[j] *= share;
             dx[labels[i]] -= scale;
-            losses[i] = log_sum - (double)x[labels[i]];
+            losses[i] = log_sum + ((double)largest - (double)x[labels[i]]);
         } else {
             double total = 0, loss = 0;
             for (cn_size j = 0; j < classes; j++) {
                 total += t[j];
                 /* A class without weight says nothing, also where its score is -inf. */
-                if (t[j] != 0) loss += t[j] * (log_sum - (double)x[j]);
+                if (t[j] != 0) loss += t[j] * (log_sum + ((double)largest - (double)x[j]));
             }
             const float share = (float)total / sum;
             for (cn_size j = 0; j < classes; j++) dx[j] = scale * (dx[j] * share - t[j]);

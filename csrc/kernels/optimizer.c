@@ -20,7 +20,8 @@ void CN_NAME(sgd_f32)(cn_size size, float *weight, const float *gradient, float 
                       float decay, float momentum, float keep, float look_ahead, float ahead) {
     for (cn_size i = 0; i < size; i += CN_LANES) {
         const cn_size lanes = min_size(CN_LANES, size - i);
-        vec state = buffer ? load_lanes(buffer + i, lanes) : (vec){0};
+        /* At the first step the buffer may hold anything, and 0 * NaN is not 0: it must not be read. */
+        vec state = momentum != 0 ? load_lanes(buffer + i, lanes) : (vec){0};
         const vec next = step(load_lanes(weight + i, lanes), load_lanes(gradient + i, lanes), &state, rate, sign, decay,
                               momentum, keep, look_ahead, ahead);
         store_lanes(weight + i, next, lanes);

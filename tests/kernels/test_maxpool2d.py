@@ -90,7 +90,8 @@ def check_case(case: Case) -> None:
     x, dy = read_only(x), read_only(dy, misaligned=True)
     pool = case.bind()
     for threads in THREADS:
-        y, y_only, index = Guarded(case.out_shape), Guarded(case.out_shape, misaligned=True), GuardedIndex(case.out_shape)
+        y, y_only = Guarded(case.out_shape), Guarded(case.out_shape, misaligned=True)
+        index = GuardedIndex(case.out_shape)
         pool.forward(x, y.array, index.array, threads)
         pool.forward(x, y_only.array, None, threads)
         np.testing.assert_array_equal(y.array, y_expected)
