@@ -124,7 +124,8 @@ def _quota(folder: Path) -> float | None:
             quota, period = (folder / "cpu.max").read_text().split()
         else:
             quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+        # "max", or -1 in version 1, is no limit; whatever else makes no sense is none either.
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 and int(period) > 0 else None
     except (OSError, ValueError):
         return None
 

@@ -554,3 +554,16 @@ def test_every_buffer_is_saved() -> None:
     take_steps(optimizer, items, range(3, 5))
     take_steps(resumed, other, range(3, 5))
     assert bits(items) == bits(other)
+
+
+def test_load_of_a_state_before_the_first_step_clears_the_buffers() -> None:
+    items, expected = parameters(), parameters()
+    optimizer = TwoBuffers(items)
+    start = optimizer.state_dict()
+    take_steps(optimizer, items, range(3))
+    for parameter, fresh in zip(items, expected, strict=True):
+        parameter.data = fresh.data
+    optimizer.load_state_dict(start)
+    take_steps(optimizer, items, range(2))
+    take_steps(TwoBuffers(expected), expected, range(2))
+    assert bits(items) == bits(expected)
