@@ -97,8 +97,9 @@ def extensions():
 
 setup(
     ext_modules=cythonize(
-        list(extensions()),
-        nthreads=0,
+        # What all modules need for memoryviews stands in one of their own, and not eleven times in the wheel.
+        [*extensions(), Extension("cnet.kernels._shared", ["cnet/kernels/_shared.c"])],
+        shared_utility_qualified_name="cnet.kernels._shared",
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -419,3 +419,40 @@ print(len(os.listdir("/proc/self/task")) - before)
     result = run_in_child(TRAINING + script, TIME_LIMIT, OMP_DYNAMIC="false", OMP_THREAD_LIMIT="64")
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) == 2
+
+
+EACH_LAYER = """
+import os
+import numpy as np
+import cnet
+from cnet import layers
+from cnet.kernels import _dispatch
+
+cnet.set_num_threads(3)
+images, rows = (16, 24, 32, 32), (256, 500)
+for layer, shape in [
+    (layers.Conv2d(24, 24, 3, padding=1), images), (layers.MaxPool2d(2), images), (layers.BatchNorm2d(24), images),
+    (layers.PReLU(24), images), (layers.ReLU(), images), (layers.LeakyReLU(), images), (layers.Dropout(), images),
+    (layers.Flatten(), images), (layers.Linear(500, 300), rows), (layers.BatchNorm1d(500), rows),
+    (layers.Softmax(), rows),
+]:
+    x = np.ones(shape, np.float32)
+    if len(shape) == 4:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    layer(x)
+    for name, run in (("forward", lambda: layer(x)), ("backward", lambda: layer.backward(dy))):
+        _dispatch.release_threads()
+        before = len(os.listdir("/proc/self/task"))
+        y = run()
+        if name == "forward":
+            dy = np.ones_like(y)
+        started = len(os.listdir("/proc/self/task")) - before
+        assert started == 2, f"{layer}, {name}: three threads were allowed, {started} joined the first"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+@pytest.mark.skipif(_threads.explain()["OpenMP"] is not None, reason="a build without OpenMP has one thread")
+def test_each_layer_uses_the_threads_it_is_given() -> None:
+    result = run_in_child(EACH_LAYER, TIME_LIMIT, OMP_DYNAMIC="false", OMP_THREAD_LIMIT="64")
+    assert result.returncode == 0, result.stderr

@@ -97,7 +97,8 @@ class Optimizer:
         self._buffers: dict[tuple[Arena, str], Float32Array] = {}
         # Where each parameter lay when its state was last bound.
         self._homes: dict[Parameter, tuple[Arena, int]] = {}
-        self._started: set[Parameter] = set()
+        # The state that each parameter has had a step with; no key before its first step.
+        self._started: dict[Parameter, frozenset[str]] = {}
         self._bound: list[tuple[Any, ...]] = []
         self._ranges: list[list[Range]] = []
 
@@ -165,7 +166,7 @@ class Optimizer:
             groups.append({**group, "params": list(positions)})
             for index, parameter in zip(positions, group["params"], strict=True):
                 if parameter in self._started:
-                    names = self._state_in_use(group)
+                    names = sorted(self._started[parameter])
                     state[index] = {name: np.array(self._state_of(parameter, name), order="C") for name in names}
             index = positions.stop
         return {"state": state, "param_groups": groups}
@@ -201,23 +202,23 @@ class Optimizer:
             )
         for group in groups:
             self._check_options(group)
-        names = [self._state_in_use(group) for group in groups for _ in group["params"]]
         for index, entry in entries.items():
             if not 0 <= index < len(parameters):
                 text = f"state is of a parameter {index}"
                 raise ValueError(_check.message(self._subject, text, f"positions below {len(parameters)}"))
             entry.update({name: _check.float32(self._subject, name, value) for name, value in entry.items()})
             shapes = {name: value.shape for name, value in entry.items()}
-            expected = dict.fromkeys(names[index], parameters[index].shape)
-            if shapes != expected:
+            expected = dict.fromkeys(self.state_names, parameters[index].shape)
+            # Without any, the parameter has had its steps while the options asked for none.
+            if shapes not in (expected, {}):
                 raise ValueError(_check.message(self._subject, f"state {index} has {shapes}", f"{expected}"))
         self._require_built()
         for own, group in zip(self.param_groups, groups, strict=True):
             own.update({name: value for name, value in group.items() if name != "params"})
+        self._started = {parameters[index]: frozenset(entry) for index, entry in entries.items()}
         self._bind()
         for buffer in self._buffers.values():
             buffer.fill(0)
-        self._started = {parameters[index] for index in entries}
         for index, entry in entries.items():
             for name, value in entry.items():
                 self._state_of(parameters[index], name)[...] = value
@@ -263,7 +264,11 @@ class Optimizer:
         buffers: dict[tuple[Arena, str], Float32Array] = {}
         homes: dict[Parameter, tuple[Arena, int]] = {}
         for group in self.param_groups:
-            for parameter, name in itertools.product(group["params"], self._state_in_use(group)):
+            in_use = self._state_in_use(group)
+            for parameter, name in itertools.product(group["params"], self.state_names):
+                # State that is out of use for a while waits where it is.
+                if name not in in_use and name not in self._started.get(parameter, ()):
+                    continue
                 arena, start = parameter.arena, parameter.offset
                 if (arena, name) not in buffers:
                     kept = self._buffers.get((arena, name))
@@ -282,9 +287,11 @@ class Optimizer:
 
     def _group_ranges(self, group: Group) -> list[Range]:
         spans: list[tuple[Arena, int, int, bool]] = []
+        in_use = frozenset(self._state_in_use(group))
         moving = [parameter for parameter in group["params"] if parameter.requires_grad]
         for parameter in sorted(moving, key=lambda p: (id(p.arena), p.offset)):
-            arena, first = parameter.arena, parameter not in self._started
+            arena = parameter.arena
+            first = parameter not in self._started or not in_use <= self._started[parameter]
             assert arena is not None
             end = parameter.offset + padded_size(parameter)
             if spans and spans[-1][0] is arena and spans[-1][2] == parameter.offset and spans[-1][3] == first:
@@ -303,8 +310,11 @@ class Optimizer:
 
     def _note_started(self) -> None:
         """After the first step of some parameters their ranges are no longer first, and may merge with others."""
-        moved = {parameter for parameter in self._all_parameters() if parameter.requires_grad}
-        self._started |= moved
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    had = self._started.get(parameter, frozenset())
+                    self._started[parameter] = had | frozenset(self._state_in_use(group))
         self._bound = []
 
     @property

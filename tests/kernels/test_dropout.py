@@ -66,6 +66,13 @@ def test_dropout_uses_all_bits_of_seed_and_call(isa: str, seed: int, call: int) 
         np.testing.assert_array_equal(kept(size, 0.5, seed, call), oracles.dropout_kept(size, seed, call, 0.5))
 
 
+def test_dropout_keeps_a_word_at_the_threshold(isa: str) -> None:
+    """A probability of exactly word / 2^32 drops the words below it and keeps that one; one unit more drops it."""
+    word = int(oracles.philox(np.zeros(4, np.uint64), (1, 0))[0])
+    assert kept(1, word / 2**32).all()
+    assert not kept(1, (word + 1) / 2**32).any()
+
+
 @pytest.mark.parametrize("probability", [0.01, 0.3, 0.5, 0.99])
 def test_dropout_drops_the_given_share(isa: str, probability: float) -> None:
     """Within five standard deviations, overall and in every residue of the position: lane, word, block."""

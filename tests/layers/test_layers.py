@@ -472,6 +472,24 @@ def test_batch_norm_of_one_value_is_refused_in_training_only(layer: Layer, shape
     assert layer.eval().forward(images(*shape)).shape == shape
 
 
+@pytest.mark.parametrize("momentum", [0.25, None])
+def test_batch_norm_tracks_mean_and_unbiased_variance(momentum: float | None) -> None:
+    layer = BatchNorm2d(3, momentum=momentum)
+    mean, variance = np.zeros(3), np.ones(3)
+    for number in range(1, 4):
+        x = np.random.default_rng(number).normal(number, number, (4, 3, 2, 5))
+        layer.forward(x)
+        share = 1 / number if momentum is None else momentum
+        mean += share * (x.mean(axis=(0, 2, 3)) - mean)
+        variance += share * (x.var(axis=(0, 2, 3), ddof=1) - variance)
+        assert_close(layer.running_mean, mean, "running mean")
+        assert_close(layer.running_var, variance, "running variance")
+        assert layer.num_batches_tracked == number
+    before = layer.state_dict()
+    layer.eval().forward(x)
+    assert all(same_bits(value, before[name]) for name, value in layer.state_dict().items())
+
+
 NONSENSE: list[tuple[Callable[[], Layer], type[Exception], str]] = [
     (lambda: Linear(0, 3), ValueError, "Linear: in_features is 0, expected an integer >= 1"),
     (lambda: Linear(3, -1), ValueError, "Linear: out_features is -1, expected an integer >= 1"),

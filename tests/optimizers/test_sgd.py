@@ -183,6 +183,50 @@ def test_momentum_of_zero_keeps_no_buffer() -> None:
     assert cnet.memory_stats()["used"] - used < arena.data.nbytes / 2
 
 
+def test_momentum_may_be_switched_on_and_off(isa: str) -> None:
+    """As in PyTorch: the buffer starts, undamped, at the first step with momentum, and waits through steps without."""
+    weight = Parameter([0.0])
+    optimizer = SGD([weight], lr=1.0, dampening=0.5)
+    (group,) = optimizer.param_groups
+    values = []
+    for momentum in (0.0, 0.5, 0.5, 0.0, 0.5):
+        group["momentum"] = momentum
+        weight.grad[...] = 1
+        optimizer.step()
+        values.append(float(weight.data[0]))
+    # Steps of 1, then b = 1 and 1/2 + 1/2, then 1 without momentum, then b = 1/2 + 1/2 again.
+    assert values == [-1.0, -2.0, -3.0, -4.0, -5.0]
+
+
+def test_buffer_out_of_use_is_saved_too() -> None:
+    """Saved while momentum is off, and loaded into a fresh optimizer, it is there when momentum is on again."""
+    weights = [Parameter([0.0]), Parameter([0.0])]
+    optimizers = [SGD([weight], lr=1.0) for weight in weights]
+    for momentum in (0.5, 0.0):
+        optimizers[0].param_groups[0]["momentum"] = momentum
+        weights[0].grad[...] = 1
+        optimizers[0].step()
+    weights[1].data = weights[0].data
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    for weight, optimizer in zip(weights, optimizers, strict=True):
+        optimizer.param_groups[0]["momentum"] = 0.5
+        weight.grad[...] = 1
+        optimizer.step()
+        assert weight.data.tolist() == [-3.5]
+
+
+def test_state_may_be_saved_right_after_momentum_is_switched_on() -> None:
+    weight = Parameter([0.0])
+    optimizer = SGD([weight], lr=1.0)
+    weight.grad[...] = 1
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.5
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert weight.data.tolist() == [-2.0]
+
+
 def test_repr_shows_the_options() -> None:
     text = repr(SGD([{"params": [Parameter([1.0])], "lr": 0.5}, {"params": [Parameter([1.0])]}], momentum=0.9))
     assert text.startswith("SGD(lr=0.5, momentum=0.9,") and "; lr=0.001, momentum=0.9," in text
@@ -229,6 +273,23 @@ def test_parity_with_pytorch_over_fifty_steps(isa: str, options: dict[str, Any])
             np.testing.assert_allclose(
                 state["state"][index]["momentum_buffer"], buffer, rtol=0, atol=2e-5 * max(1, np.abs(buffer).max())
             )
+
+
+def test_parity_of_changing_momentum_with_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    generator = np.random.default_rng(1)
+    start = generator.standard_normal(20).astype(np.float32)
+    parameter, tensor = Parameter(start), torch.nn.Parameter(torch.tensor(start))
+    optimizer = SGD([parameter], lr=0.1, dampening=0.25)
+    reference = torch.optim.SGD([tensor], lr=0.1, dampening=0.25)
+    for momentum in (0.0, 0.0, 0.9, 0.9, 0.5, 0.0, 0.0, 0.9, 0.9):
+        optimizer.param_groups[0]["momentum"] = reference.param_groups[0]["momentum"] = momentum
+        gradient = generator.standard_normal(20).astype(np.float32)
+        parameter.grad[...] = gradient
+        tensor.grad = torch.tensor(gradient)
+        optimizer.step()
+        reference.step()
+        np.testing.assert_allclose(parameter.data, tensor.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_parity_of_groups_and_freezing_with_pytorch() -> None:
