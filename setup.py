@@ -97,9 +97,10 @@ def extensions():
 
 setup(
     ext_modules=cythonize(
-        # What all modules need for memoryviews stands in one of their own, and not eleven times in the wheel.
-        [*extensions(), Extension("cnet.kernels._shared", ["cnet/kernels/_shared.c"])],
-        shared_utility_qualified_name="cnet.kernels._shared",
+        # What all modules need for memoryviews stands in one of their own, not in each. Python also registers it under
+        # its last name alone, which is therefore ours.
+        [*extensions(), Extension("cnet.kernels._cnet_cython", ["cnet/kernels/_cnet_cython.c"])],
+        shared_utility_qualified_name="cnet.kernels._cnet_cython",
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,
