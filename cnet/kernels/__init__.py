@@ -40,6 +40,11 @@ def _load_openmp() -> None:
     os.environ.update(added)
     try:
         from cnet.kernels import _dispatch  # noqa: F401
+    except ImportError as error:
+        if any(name.startswith("_dispatch.") and name.endswith((".so", ".pyd")) for name in os.listdir(__path__[0])):
+            raise
+        remedy = "Python found cnet's source tree before the installed package: run it in another folder, or install it"
+        raise ImportError(f"cnet: the compiled kernels are missing. {remedy} with 'pip install -e .'.") from error
     finally:
         for name in added:
             del os.environ[name]
