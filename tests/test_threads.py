@@ -428,6 +428,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 EACH_LAYER = """
 import os
+import time
 import numpy as np
 import cnet
 from cnet import layers
@@ -447,6 +448,7 @@ for layer, shape in [
     layer(x)
     for name, run in (("forward", lambda: layer(x)), ("backward", lambda: layer.backward(dy))):
         _dispatch.release_threads()
+        time.sleep(0.2)  # threads that were told to end take a moment
         before = len(os.listdir("/proc/self/task"))
         y = run()
         if name == "forward":
