@@ -1,11 +1,15 @@
 /* What every kernel source includes: the vector types of the instruction set being compiled, and the few operations on
  * them that the language lacks. Kernels are written once on GCC/Clang vector extensions; isa/<name>.h holds the numbers
- * that differ. */
+ * that differ. Only the parts of a vector are written for each instruction set here, for those that have masks. */
 #ifndef CNET_KERNEL_H
 #define CNET_KERNEL_H
 
 #include "cnet.h"
 #include CN_ISA_HEADER
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #define CN_PASTE_(a, b) a##b
 #define CN_PASTE(a, b) CN_PASTE_(a, b)
@@ -38,20 +42,33 @@ CN_INLINE void store(float *p, vec v) { *(vec *)p = v; }
 CN_INLINE vec splat(float s) { return s - (vec){0}; }
 
 /* C has no vector ?: in GCC 12; comparison masks are all ones or all zeros. */
-CN_INLINE vec select(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+CN_INLINE vec blend(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* The first n lanes; the others read as `fill`. */
+/* The first n <= CN_LANES lanes; the others read as `fill`, and nothing beyond the n is touched. */
+#if defined(__AVX512F__) && CN_LANES == 16
+#define CN_FIRST(n) ((__mmask16)((1u << (n)) - 1))
+CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
+    return (vec)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), CN_FIRST(n), p);
+}
+CN_INLINE void store_part(float *p, vec v, cn_size n) { _mm512_mask_storeu_ps(p, CN_FIRST(n), (__m512)v); }
+#elif defined(__AVX2__) && CN_LANES == 8
+#define CN_FIRST(n) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
+    return blend((ivec)CN_FIRST(n), (vec)_mm256_maskload_ps(p, CN_FIRST(n)), splat(fill));
+}
+CN_INLINE void store_part(float *p, vec v, cn_size n) { _mm256_maskstore_ps(p, CN_FIRST(n), (__m256)v); }
+#else
 CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
     float lanes[CN_LANES];
     for (int i = 0; i < CN_LANES; i++) lanes[i] = i < n ? p[i] : fill;
     return load(lanes);
 }
-
 CN_INLINE void store_part(float *p, vec v, cn_size n) {
     float lanes[CN_LANES];
     store(lanes, v);
     for (cn_size i = 0; i < n; i++) p[i] = lanes[i];
 }
+#endif
 
 /* A vector, or the part of one that is left at the end of a row. */
 CN_INLINE vec load_lanes(const float *p, cn_size lanes) { return lanes == CN_LANES ? load(p) : load_part(p, lanes, 0); }

@@ -12,8 +12,8 @@ CN_INLINE vec vexp(vec x) {
     const float log2_e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     const float to_integer = 12582912.0f; /* 1.5 * 2^23: adding it rounds to the nearest integer */
     /* Beyond these the result is infinity or zero already; NaN fails both comparisons and passes. */
-    x = select(x > 89.0f, splat(89.0f), x);
-    x = select(x < -104.0f, splat(-104.0f), x);
+    x = blend(x > 89.0f, splat(89.0f), x);
+    x = blend(x < -104.0f, splat(-104.0f), x);
     const vec shifted = x * log2_e + to_integer;
     const vec n = shifted - to_integer;
     const ivec exponent = (ivec)shifted - (ivec)splat(to_integer);

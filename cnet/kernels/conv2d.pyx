@@ -7,7 +7,7 @@ the threads.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from cnet.kernels._dispatch cimport cn_table, table, team
 from cnet.kernels._gather cimport Gather, Phase
@@ -107,7 +107,7 @@ cdef class Conv2d:
     def weight_grad_workspace(self, Py_ssize_t samples, int threads):
         """Floats of workspace that ``weight_grad`` needs."""
         cdef Py_ssize_t parts = self.parts(samples)
-        return threads * (self.gather.image_size() + self.gradient_size()) + parts * self.part_size()
+        return threads * self.gather.image_size() + parts * self.part_size()
 
     def weight_grad(
         self, const float[:, :, :, ::1] x not None, const float[:, :, :, ::1] dy not None,
@@ -118,7 +118,7 @@ cdef class Conv2d:
         cdef Py_ssize_t samples = x.shape[0], parts = self.parts(samples), size = self.part_size()
         cdef Py_ssize_t weights = self.weight_size(), panels = self.groups * self.panels(c.tile_columns)
         cdef Py_ssize_t splits = 1 if self.gather.depthwise else min(panels, (ITEMS + parts - 1) // max(1, parts))
-        cdef Py_ssize_t scratch_size = self.gather.image_size() + self.gradient_size(), item, part, split, first, last
+        cdef Py_ssize_t scratch_size = self.gather.image_size(), item, part, split, first, last
         cdef Py_ssize_t chunk = 4096, chunks = (weights + chunk - 1) // chunk
         self.check_input(x)
         self.check_output(dy, samples)
@@ -158,7 +158,6 @@ cdef class Conv2d:
         cdef Py_ssize_t pixels = g.out_height * g.out_width, target_size = pixels * self.out_channels, image, line
         cdef Py_ssize_t lines = max(<Py_ssize_t>1, POINTS // g.out_width), row = g.padded_width * g.channels
         cdef float* bias = partial + self.weight_size()
-        cdef float* copy = scratch + g.image_size()
         cdef const float* source
         cdef const float* gradient
         if with_bias:
@@ -172,11 +171,6 @@ cdef class Conv2d:
             if g.padded:
                 g.pad(source, scratch, 0, g.padded_height)
                 source = scratch
-            if self.gradient_size():
-                # The tile loads whole vectors of dy, past the last channel; the copy ends in zeros that it may load.
-                memcpy(copy, gradient, target_size * sizeof(float))
-                memset(copy + target_size, 0, (self.gradient_size() - target_size) * sizeof(float))
-                gradient = copy
             line = 0
             while line < g.out_height:
                 self.lines_grad(
@@ -221,12 +215,6 @@ cdef class Conv2d:
     cdef Py_ssize_t parts(self, Py_ssize_t samples) noexcept nogil:
         """Groups of images whose sums are formed apart."""
         return max(1, min(min(samples, <Py_ssize_t>ITEMS), PARTIAL_FLOATS // self.part_size()))
-
-    cdef Py_ssize_t gradient_size(self) noexcept nogil:
-        """Floats of the copy of an image's output gradient, or 0 where whole vectors can be loaded from it."""
-        if self.gather.depthwise or self.gather.breadth % table().lanes == 0:
-            return 0
-        return (self.out_height * self.out_width * self.out_channels + table().lanes + 15) // 16 * 16
 
     cdef check_input(self, const float[:, :, :, ::1] x):
         assert x.shape[1] == self.height and x.shape[2] == self.width and x.shape[3] == self.in_channels

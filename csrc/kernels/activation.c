@@ -4,9 +4,9 @@
 #include <string.h>
 
 /* Written as "zero where x <= 0" and not as a maximum, so that NaN passes through, forward and backward. */
-CN_INLINE vec zero_below(vec x, vec value) { return select(x <= (vec){0}, (vec){0}, value); }
+CN_INLINE vec zero_below(vec x, vec value) { return blend(x <= (vec){0}, (vec){0}, value); }
 
-CN_INLINE vec scale_below(vec x, vec slope, vec value) { return select(x > (vec){0}, value, slope * value); }
+CN_INLINE vec scale_below(vec x, vec slope, vec value) { return blend(x > (vec){0}, value, slope * value); }
 
 /* y[i] = 0 where x[i] <= 0, else x[i]. */
 void CN_NAME(relu_f32)(cn_size size, const float *x, float *y) {
@@ -89,7 +89,7 @@ void CN_NAME(prelu_f32)(cn_size rows, cn_size channels, const float *slope, cons
 
 /* The sums of a row's columns stay in memory, in the first-level cache: there are as many as columns. */
 CN_INLINE vec prelu_grad_vector(vec slope, vec x, vec dy, vec *sum) {
-    *sum += select(x > (vec){0}, (vec){0}, x * dy);
+    *sum += blend(x > (vec){0}, (vec){0}, x * dy);
     return scale_below(x, slope, dy);
 }
 

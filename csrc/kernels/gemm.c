@@ -31,12 +31,28 @@
 /* Where a tile starts from when the sum starts at zero; every row reads it, with stride 0. */
 static const float zeros[CN_PANEL] = {0};
 
-CN_INLINE void gemm_tile(const int rows, const int vectors, const float *a, cn_size a_row, const cn_size *segments,
-                         cn_size segment_count, cn_size run, const float *b, cn_size b_row, const float *start,
-                         cn_size start_row, float *c, cn_size c_row) {
-    vec sum[CN_TILE_ROWS][CN_TILE_VECTORS];
-    CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++)
-        sum[r][v] = load(start + r * start_row + v * CN_LANES);
+typedef vec tile[CN_TILE_ROWS][CN_TILE_VECTORS];
+
+/* A tile's part of a matrix: `vectors` vectors of each row, the last of which has `lanes` lanes. */
+CN_INLINE void load_tile(const int rows, const int vectors, cn_size lanes, const float *x, cn_size x_row, tile t) {
+    CN_UNROLL for (int r = 0; r < rows; r++) {
+        CN_UNROLL for (int v = 0; v < vectors - 1; v++) t[r][v] = load(x + r * x_row + v * CN_LANES);
+        t[r][vectors - 1] = load_lanes(x + r * x_row + (vectors - 1) * CN_LANES, lanes);
+    }
+}
+
+CN_INLINE void store_tile(const int rows, const int vectors, cn_size lanes, const tile t, float *x, cn_size x_row) {
+    CN_UNROLL for (int r = 0; r < rows; r++) {
+        CN_UNROLL for (int v = 0; v < vectors - 1; v++) store(x + r * x_row + v * CN_LANES, t[r][v]);
+        store_lanes(x + r * x_row + (vectors - 1) * CN_LANES, t[r][vectors - 1], lanes);
+    }
+}
+
+CN_INLINE void gemm_tile(const int rows, const int vectors, cn_size lanes, const float *a, cn_size a_row,
+                         const cn_size *segments, cn_size segment_count, cn_size run, const float *b, cn_size b_row,
+                         const float *start, cn_size start_row, float *c, cn_size c_row) {
+    tile sum;
+    load_tile(rows, vectors, lanes, start, start_row, sum);
     for (cn_size s = 0; s < segment_count; s++) {
         const float *p[GROUPS];
         CN_UNROLL for (int g = 0; g < GROUPS; g++) p[g] = a + segments[s] + g * GROUP * a_row;
@@ -51,21 +67,20 @@ CN_INLINE void gemm_tile(const int rows, const int vectors, const float *a, cn_s
             CN_UNROLL for (int g = 0; g < GROUPS; g++) p[g]++;
         }
     }
-    CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++)
-        store(c + r * c_row + v * CN_LANES, sum[r][v]);
+    store_tile(rows, vectors, lanes, sum, c, c_row);
 }
 
-CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lines, cn_size points, const float *a,
-                          cn_size a_line, cn_size a_point, const float *b, cn_size b_line, cn_size b_point,
-                          const float *start, cn_size start_row, float *c, cn_size c_row) {
-    vec sum[CN_TILE_ROWS][CN_TILE_VECTORS];
-    CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++)
-        sum[r][v] = load(start + r * start_row + v * CN_LANES);
+CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lanes, cn_size lines, cn_size points,
+                          const float *a, cn_size a_line, cn_size a_point, const float *b, cn_size b_line,
+                          cn_size b_point, const float *start, cn_size start_row, float *c, cn_size c_row) {
+    tile sum;
+    load_tile(rows, vectors, lanes, start, start_row, sum);
     for (cn_size line = 0; line < lines; line++) {
         const float *p = a + line * a_line, *q = b + line * b_line;
         for (cn_size point = 0; point < points; point++) {
             vec w[CN_TILE_VECTORS];
-            CN_UNROLL for (int v = 0; v < vectors; v++) w[v] = load(q + v * CN_LANES);
+            CN_UNROLL for (int v = 0; v < vectors - 1; v++) w[v] = load(q + v * CN_LANES);
+            w[vectors - 1] = load_lanes(q + (vectors - 1) * CN_LANES, lanes);
             CN_UNROLL for (int r = 0; r < rows; r++) {
                 const vec x = splat(p[r]);
                 CN_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += x * w[v];
@@ -74,23 +89,7 @@ CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lines, cn_s
             q += b_point;
         }
     }
-    CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++)
-        store(c + r * c_row + v * CN_LANES, sum[r][v]);
-}
-
-/* Tiles store whole vectors. Where the last vector of a row is not whole, a tile works on this copy of its part of c. */
-typedef struct edge {
-    float start[CN_TILE_ROWS * CN_PANEL], c[CN_TILE_ROWS * CN_PANEL];
-} edge;
-
-static void enter_edge(edge *e, cn_size rows, cn_size width, const float *start, cn_size start_row) {
-    for (cn_size r = 0; r < rows; r++)
-        for (cn_size j = 0; j < CN_PANEL; j++) e->start[r * CN_PANEL + j] = j < width ? start[r * start_row + j] : 0;
-}
-
-static void leave_edge(const edge *e, cn_size rows, cn_size width, float *c, cn_size c_row) {
-    for (cn_size r = 0; r < rows; r++)
-        for (cn_size j = 0; j < width; j++) c[r * c_row + j] = e->c[r * CN_PANEL + j];
+    store_tile(rows, vectors, lanes, sum, c, c_row);
 }
 
 /* c[r, j] = start[r, j] + sum over s, i of a[segments[s] + r * a_row + i] * b[s * run + i, j]
@@ -100,57 +99,50 @@ void CN_NAME(gemm_f32)(cn_size rows, cn_size width, const float *a, cn_size a_ro
                        cn_size segment_count, cn_size run, const float *b, cn_size b_row, const float *start,
                        cn_size start_row, float *c, cn_size c_row) {
     /* Even tiles: 16 rows are 8 + 8, not 14 + 2, and both halves keep enough sums in flight. */
-    const cn_size tiles = (rows + CN_TILE_ROWS - 1) / CN_TILE_ROWS;
-    edge e;
+    const cn_size tiles = (rows + CN_TILE_ROWS - 1) / CN_TILE_ROWS, lanes = (width - 1) % CN_LANES + 1;
     if (!start) start = zeros, start_row = 0;
     for (cn_size t = 0; t < tiles; t++) {
         const cn_size first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
         const float *at = a + first * a_row, *from = start + first * start_row;
         float *to = c + first * c_row;
-        cn_size from_row = start_row, to_row = c_row;
-        if (width % CN_LANES) {
-            enter_edge(&e, count, width, from, from_row);
-            from = e.start, to = e.c, from_row = to_row = CN_PANEL;
-        }
 #define TILE(n)                                                                                                       \
     case n:                                                                                                           \
         if (width > CN_LANES)                                                                                         \
-            gemm_tile(n, 2, at, a_row, segments, segment_count, run, b, b_row, from, from_row, to, to_row);           \
+            gemm_tile(n, 2, lanes, at, a_row, segments, segment_count, run, b, b_row, from, start_row, to, c_row);    \
         else                                                                                                          \
-            gemm_tile(n, 1, at, a_row, segments, segment_count, run, b, b_row, from, from_row, to, to_row);           \
+            gemm_tile(n, 1, lanes, at, a_row, segments, segment_count, run, b, b_row, from, start_row, to, c_row);    \
         break;
         switch (count) { FOR_EACH_ROW_COUNT(TILE) }
 #undef TILE
-        if (to == e.c) leave_edge(&e, count, width, c + first * c_row, c_row);
     }
 }
 
 /* c[r, j] = start[r, j] + sum over lines and points of
  *     a[line * a_line + point * a_point + r] * b[line * b_line + point * b_point + j]
- * for r < rows and j < width <= CN_PANEL. start is c (accumulate) or NULL (zero). b is readable up to whole vectors. */
+ * for r < rows and j < width <= CN_PANEL. start is c (accumulate) or NULL (zero). */
 void CN_NAME(outer_f32)(cn_size rows, cn_size width, cn_size lines, cn_size points, const float *a, cn_size a_line,
                         cn_size a_point, const float *b, cn_size b_line, cn_size b_point, const float *start, float *c,
                         cn_size c_row) {
-    const cn_size tiles = (rows + CN_TILE_ROWS - 1) / CN_TILE_ROWS;
-    edge e;
+    const cn_size tiles = (rows + CN_TILE_ROWS - 1) / CN_TILE_ROWS, lanes = (width - 1) % CN_LANES + 1;
+    const cn_size start_row = start ? c_row : 0;
+    if (!start) start = zeros;
     for (cn_size t = 0; t < tiles; t++) {
         const cn_size first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
-        const float *at = a + first, *from = start ? start + first * c_row : zeros;
+        const float *at = a + first, *from = start + first * start_row;
         float *to = c + first * c_row;
-        cn_size from_row = start ? c_row : 0, to_row = c_row;
-        if (width % CN_LANES) {
-            enter_edge(&e, count, width, from, from_row);
-            from = e.start, to = e.c, from_row = to_row = CN_PANEL;
-        }
+#define TILE_OF(n, vectors, lanes)                                                                                    \
+    outer_tile(n, vectors, lanes, lines, points, at, a_line, a_point, b, b_line, b_point, from, start_row, to, c_row)
 #define TILE(n)                                                                                                       \
     case n:                                                                                                           \
-        if (width > CN_LANES)                                                                                         \
-            outer_tile(n, 2, lines, points, at, a_line, a_point, b, b_line, b_point, from, from_row, to, to_row);     \
+        if (width == CN_PANEL)                                                                                        \
+            TILE_OF(n, 2, CN_LANES);                                                                                  \
+        else if (width > CN_LANES)                                                                                    \
+            TILE_OF(n, 2, lanes);                                                                                     \
         else                                                                                                          \
-            outer_tile(n, 1, lines, points, at, a_line, a_point, b, b_line, b_point, from, from_row, to, to_row);     \
+            TILE_OF(n, 1, lanes);                                                                                     \
         break;
         switch (count) { FOR_EACH_ROW_COUNT(TILE) }
 #undef TILE
-        if (to == e.c) leave_edge(&e, count, width, c + first * c_row, c_row);
+#undef TILE_OF
     }
 }

@@ -9,7 +9,7 @@ CN_INLINE float exponentials(cn_size classes, const float *x, float *y, float *l
     vec top = splat(-INFINITY), sum = {0};
     for (cn_size j = 0; j < classes; j += CN_LANES) {
         const vec v = j + CN_LANES <= classes ? load(x + j) : load_part(x + j, classes - j, -INFINITY);
-        top = select(v > top, v, top);
+        top = blend(v > top, v, top);
     }
     *largest = max_lanes(top);
     for (cn_size j = 0; j < classes; j += CN_LANES) {

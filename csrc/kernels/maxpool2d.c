@@ -31,7 +31,7 @@ CN_INLINE vec window_max(const int indexed, cn_size lanes, cn_size rows, cn_size
         for (cn_size k = 0; k < columns; k++) {
             const vec value = load_lanes(x + r * row_step + k * column_step, lanes);
             const ivec wins = (value > most) | (value != value);
-            most = select(wins, value, most);
+            most = blend(wins, value, most);
             if (indexed) {
                 const ivec tap = (int32_t)(first_tap + r * kernel_width + k) - (ivec){0};
                 at = (wins & tap) | (~wins & at);
@@ -103,7 +103,7 @@ CN_INLINE void scatter_vector(cn_size rows, cn_size columns, cn_size row_step, c
         for (cn_size k = 0; k < columns; k++) {
             float *to = dx + r * row_step + k * column_step;
             const ivec tap = (int32_t)(first_tap + r * kernel_width + k) - (ivec){0};
-            store(to, load(to) + select(winner == tap, value, (vec){0}));
+            store(to, load(to) + blend(winner == tap, value, (vec){0}));
         }
 }
 
