@@ -10,6 +10,17 @@
 
 typedef ptrdiff_t cn_size;
 
+/* What follows a convolution, each part optional: (x - mean) * scale + shift for each channel, an activation, and the
+ * maximum of windows of pool_rows x pool_columns. CN_SLOPE multiplies what is not above zero by the channel's slope. */
+enum cn_activation { CN_IDENTITY, CN_RELU, CN_SLOPE };
+
+typedef struct cn_epilogue {
+    enum cn_activation activation;
+    cn_size pool_rows, pool_columns;
+    const float *mean, *scale, *shift; /* NULL without a normalisation */
+    const float *slope;
+} cn_epilogue;
+
 typedef struct cn_table {
     const char *isa;
     cn_size lanes;        /* floats in a vector register */

@@ -80,6 +80,22 @@ CN_INLINE void store_lanes(float *p, vec v, cn_size lanes) {
         store_part(p, v, lanes);
 }
 
+/* Calls M(c, lanes) for each vector of a row of `channels` channels: `lanes` is a constant but for the last, so that the
+ * code for whole vectors has no branches. */
+#define CN_FOR_VECTORS(channels, M)                                                                                   \
+    do {                                                                                                              \
+        cn_size c_ = 0;                                                                                               \
+        for (; c_ + CN_LANES <= (channels); c_ += CN_LANES) M(c_, CN_LANES);                                          \
+        if (c_ < (channels)) M(c_, (channels)-c_);                                                                    \
+    } while (0)
+
+/* A pointer that walks. Compilers would rather compute all the addresses of an unrolled loop ahead, and spill them. */
+#define CN_WALK(p, step)                                                                                              \
+    do {                                                                                                              \
+        (p) += (step);                                                                                                \
+        __asm__("" : "+r"(p));                                                                                        \
+    } while (0)
+
 CN_INLINE cn_size min_size(cn_size a, cn_size b) { return a < b ? a : b; }
 
 #endif

@@ -1,9 +1,21 @@
 # The C kernels as Cython sees them: csrc/cnet.h, with one field for each row of csrc/kernels.def.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "cnet.h":
     ctypedef Py_ssize_t cn_size
+    cdef enum cn_activation:
+        CN_IDENTITY
+        CN_RELU
+        CN_SLOPE
+    ctypedef struct cn_epilogue:
+        cn_activation activation
+        cn_size pool_rows
+        cn_size pool_columns
+        const float* mean
+        const float* scale
+        const float* shift
+        const float* slope
     ctypedef struct cn_table:
         const char* isa
         cn_size lanes
@@ -44,6 +56,38 @@ cdef extern from "cnet.h":
             cn_size lines, cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_line,
             cn_size a_point, const cn_size* offsets, const float* b, cn_size b_line, float* dw
         ) noexcept nogil
+        void (*winograd_input_f32)(
+            cn_size m, cn_size tiles, cn_size channels, const float* x, cn_size x_row, cn_size x_pixel, float* v,
+            cn_size v_element, cn_size v_tile
+        ) noexcept nogil
+        void (*winograd_output_grad_f32)(
+            cn_size m, cn_size tiles, cn_size channels, const float* dy, cn_size dy_row, cn_size dy_pixel, float* v,
+            cn_size v_element, cn_size v_tile
+        ) noexcept nogil
+        void (*winograd_output_f32)(
+            cn_size m, cn_size rows, cn_size columns, cn_size channels, const float* v, cn_size v_element,
+            cn_size v_tile, const float* bias, float* y, cn_size y_row, cn_size y_pixel
+        ) noexcept nogil
+        void (*winograd_weight_f32)(
+            cn_size m, cn_size depth, cn_size width, const float* w, cn_size w_row, cn_size w_column,
+            cn_size w_depth, float* u, cn_size u_element
+        ) noexcept nogil
+        void (*winograd_weight_grad_f32)(
+            cn_size m, cn_size size, const float* u, cn_size u_element, float* dw, cn_size dw_tap
+        ) noexcept nogil
+        void (*epilogue_f32)(
+            const cn_epilogue* e, cn_size windows, cn_size width, cn_size channel, const float* x, cn_size x_row,
+            cn_size x_pixel, float* y, uint8_t* index, float* before, cn_size y_pixel
+        ) noexcept nogil
+        void (*epilogue_sums_f32)(
+            const cn_epilogue* e, cn_size pixels, cn_size channels, const float* dy, const float* x, float* total,
+            float* product, float* dslope
+        ) noexcept nogil
+        void (*epilogue_grad_f32)(
+            const cn_epilogue* e, cn_size windows, cn_size channels, cn_size first, cn_size last, const float* dy,
+            const float* x, const uint8_t* index, const float* raw, cn_size raw_row, const float* factor,
+            const float* offset, float* dx, cn_size dx_row
+        ) noexcept nogil
         void (*column_sum_f32)(cn_size rows, cn_size columns, const float* x, cn_size x_row, float* y) noexcept nogil
         void (*add_parts_f32)(cn_size parts, cn_size size, const float* x, cn_size x_part, float* y) noexcept nogil
         void (*moments_f32)(
@@ -59,7 +103,7 @@ cdef extern from "cnet.h":
         ) noexcept nogil
         void (*normalise_grad_f32)(
             cn_size rows, cn_size channels, const float* x, const float* dy, const float* mean, const float* scale,
-            const float* slope, const float* shift, float* dx
+            const float* factor, const float* offset, float* dx
         ) noexcept nogil
         void (*relu_f32)(cn_size size, const float* x, float* y) noexcept nogil
         void (*relu_grad_f32)(cn_size size, const float* x, const float* dy, float* dx) noexcept nogil

@@ -1,4 +1,6 @@
-from cnet.kernels._dispatch cimport cn_table
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table
+from cnet.kernels._frame cimport Frame
+from cnet.kernels._passes cimport Pass, Sink, Source
 
 cdef struct Phase:
     Py_ssize_t first_row, first_column  # of the outputs it writes
@@ -9,36 +11,30 @@ cdef struct Phase:
     Py_ssize_t segment_count, run       # run: elements in each segment
     Py_ssize_t packed                   # where its packed weights begin, in rows of a panel
 
-
-cdef class Gather:
-    cdef readonly Py_ssize_t height, width, channels
-    cdef readonly Py_ssize_t out_height, out_width, out_channels
-    cdef readonly Py_ssize_t groups, depth, breadth
-    cdef readonly Py_ssize_t top, left, padded_height, padded_width
-    cdef readonly bint padded, depthwise
-    cdef readonly Py_ssize_t row_step, column_step
+cdef class Gather(Pass):
+    cdef Frame frame
+    cdef Py_ssize_t channels, out_height, out_width, out_channels
+    cdef Py_ssize_t groups, depth, breadth
+    cdef bint padded, depthwise
+    cdef Py_ssize_t row_step, column_step
     cdef Py_ssize_t out_row_step, out_column_step
     cdef Py_ssize_t taps, phase_count, phase_rows, reach
     cdef Phase* phases
     cdef Py_ssize_t* indices
 
     cdef Py_ssize_t packed_size(self, Py_ssize_t panel) noexcept nogil
-    cdef Py_ssize_t image_size(self) noexcept nogil
+    cdef Py_ssize_t image_size(self, bint through) noexcept nogil
     cdef Py_ssize_t images_per_item(self, Py_ssize_t samples, Py_ssize_t panel) noexcept nogil
-    cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, int threads) noexcept nogil
-    cdef void pad(self, const float* image, float* scratch, Py_ssize_t first, Py_ssize_t last) noexcept nogil
-    cdef void run(
-        self, const float* x, const float* weight, bint transposed, const float* bias, float* y, Py_ssize_t samples,
-        float* workspace, int threads
-    )
+    cdef Py_ssize_t block_size(self, Py_ssize_t panel, const cn_epilogue* epilogue) noexcept nogil
     cdef void pack(
         self, const cn_table* c, Py_ssize_t item, const float* weight, bint transposed, float* packed
     ) noexcept nogil
     cdef void run_item(
-        self, const cn_table* c, const float* x, const float* packed, const float* bias, float* y, float* scratch,
-        Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
+        self, const cn_table* c, const Source* x, const float* packed, const float* bias, const Sink* sink,
+        float* scratch, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
     ) noexcept nogil
     cdef void rows(
         self, const cn_table* c, const Phase* phase, const float* source, const float* packed, const float* bias,
-        float* y, Py_ssize_t first_row, Py_ssize_t last_row, Py_ssize_t count
+        const Sink* sink, float* block, Py_ssize_t image, Py_ssize_t channel, Py_ssize_t width, Py_ssize_t first_row,
+        Py_ssize_t last_row
     ) noexcept nogil

@@ -17,9 +17,11 @@ image into zeros, in a scratch that stays in its second-level cache; there is no
 cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from cnet.kernels._dispatch cimport cn_table, table, team
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
+from cnet.kernels._frame cimport frame_row, image_floats, load_rows
+from cnet.kernels._passes cimport Pass, Sink, Source
 
 cdef enum:
     # Work items that a call is cut into where the batch alone does not give as many.
@@ -30,7 +32,7 @@ cdef enum:
     SHARED_IMAGES = 4
 
 
-cdef class Gather:
+cdef class Gather(Pass):
     """Geometry of a gather, bound once.
 
     ``source`` and ``target`` are ``(height, width, channels)``, ``step`` and ``out_step`` are per axis, and ``phases``
@@ -39,7 +41,8 @@ cdef class Gather:
     """
 
     def __cinit__(self, source, target, step, out_step, Py_ssize_t groups, Py_ssize_t kernel_width, phases):
-        self.height, self.width, self.channels = source
+        self.frame.height, self.frame.width, self.channels = source
+        self.frame.channels = self.channels
         self.out_height, self.out_width, self.out_channels = target
         self.row_step, self.column_step = step
         self.out_row_step, self.out_column_step = out_step
@@ -64,7 +67,7 @@ cdef class Gather:
     def _measure_padding(self, phases):
         # The rows and columns that some window reads, from the first to one past the last.
         low_row = low_column = 0
-        high_row, high_column = self.height, self.width
+        high_row, high_column = self.frame.height, self.frame.width
         for first_row, first_column, row_taps, column_taps in phases:
             rows, columns = self._extent(first_row, first_column)
             if rows and row_taps and columns and column_taps:
@@ -72,11 +75,12 @@ cdef class Gather:
                 low_column = min(low_column, column_taps[0][0])
                 high_row = max(high_row, (rows - 1) * self.row_step + row_taps[-1][0] + 1)
                 high_column = max(high_column, (columns - 1) * self.column_step + column_taps[-1][0] + 1)
-        self.top, self.left = -low_row, -low_column
+        self.frame.top, self.frame.left = -low_row, -low_column
         # From a window's first row to one past its last, for the phase that reaches furthest.
-        self.reach = self.top + max((rows[-1][0] + 1 for _, _, rows, columns in phases if rows and columns), default=0)
-        self.padded_height, self.padded_width = high_row - low_row, high_column - low_column
-        self.padded = (self.padded_height, self.padded_width) != (self.height, self.width)
+        reach = (rows[-1][0] + 1 for _, _, rows, columns in phases if rows and columns)
+        self.reach = self.frame.top + max(reach, default=0)
+        self.frame.rows, self.frame.columns = high_row - low_row, high_column - low_column
+        self.padded = (self.frame.rows, self.frame.columns) != (self.frame.height, self.frame.width)
 
     def _extent(self, first_row, first_column):
         rows = -(-(self.out_height - first_row) // self.out_row_step)
@@ -85,7 +89,7 @@ cdef class Gather:
 
     def _bind_phases(self, phases, Py_ssize_t kernel_width):
         cdef Phase* phase
-        cdef Py_ssize_t row = self.padded_width * self.channels
+        cdef Py_ssize_t row = frame_row(&self.frame)
         cdef Py_ssize_t bound = 0, number, i
         for number, (first_row, first_column, row_taps, column_taps) in enumerate(phases):
             phase = &self.phases[number]
@@ -95,7 +99,8 @@ cdef class Gather:
             phase.order, phase.segments = self.indices + 2 * bound, self.indices + 2 * bound + phase.taps
             phase.packed = bound * self.depth
             offsets = [
-                (r + self.top) * row + (q + self.left) * self.channels for r, _ in row_taps for q, _ in column_taps
+                (r + self.frame.top) * row + (q + self.frame.left) * self.channels
+                for r, _ in row_taps for q, _ in column_taps
             ]
             for i, index in enumerate(kh * kernel_width + kw for _, kh in row_taps for _, kw in column_taps):
                 phase.order[i] = index
@@ -113,45 +118,42 @@ cdef class Gather:
             return self.taps * self.channels
         return self.groups * ((self.breadth + panel - 1) // panel) * panel * self.taps * self.depth
 
-    cdef Py_ssize_t image_size(self) noexcept nogil:
-        """Floats of one padded image, in whole cache lines."""
-        return (self.padded_height * self.padded_width * self.channels + 15) // 16 * 16 if self.padded else 0
+    cdef Py_ssize_t image_size(self, bint through) noexcept nogil:
+        """Floats of one image in its frame, in whole cache lines; 0 where it can be read in place."""
+        return (self.frame.rows * frame_row(&self.frame) + 15) // 16 * 16 if self.padded or through else 0
 
     cdef Py_ssize_t images_per_item(self, Py_ssize_t samples, Py_ssize_t panel) noexcept nogil:
         if self.packed_size(panel) <= RESIDENT:
             return 1
-        cdef Py_ssize_t images = RESIDENT // max(1, self.height * self.width * self.channels)
+        cdef Py_ssize_t images = RESIDENT // max(1, self.frame.height * self.frame.width * self.channels)
         return max(1, min(min(images, <Py_ssize_t>SHARED_IMAGES), samples // ITEMS))
 
-    cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, int threads) noexcept nogil:
-        """Floats of workspace for ``run``: the packed weights, and a scratch for each thread."""
-        cdef Py_ssize_t panel = table().tile_columns
-        cdef Py_ssize_t scratch = self.images_per_item(samples, panel) * self.image_size()
-        return (self.packed_size(panel) + 15) // 16 * 16 + threads * scratch
+    cdef Py_ssize_t block_size(self, Py_ssize_t panel, const cn_epilogue* epilogue) noexcept nogil:
+        """Floats of a row of windows of one panel, which waits in the nearest cache for its epilogue."""
+        if epilogue is NULL:
+            return 0
+        return epilogue.pool_rows * self.out_width * (self.channels + 15 if self.depthwise else panel) // 16 * 16
 
-    cdef void pad(self, const float* image, float* scratch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        """Rows ``first`` to ``last`` of the padded image into ``scratch``."""
-        cdef Py_ssize_t row, inner = self.width * self.channels, outer = self.padded_width * self.channels
-        cdef Py_ssize_t left = self.left * self.channels
-        for row in range(first, last):
-            if row < self.top or row >= self.top + self.height:
-                memset(scratch, 0, outer * sizeof(float))
-            else:
-                memset(scratch, 0, left * sizeof(float))
-                memcpy(scratch + left, image + (row - self.top) * inner, inner * sizeof(float))
-                memset(scratch + left + inner, 0, (outer - left - inner) * sizeof(float))
-            scratch += outer
+    cdef Py_ssize_t workspace_size(
+        self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads
+    ) noexcept nogil:
+        """The packed weights, and for each thread the images of an item and a block of rows."""
+        cdef Py_ssize_t panel = table().tile_columns
+        cdef Py_ssize_t scratch = self.images_per_item(samples, panel) * self.image_size(through)
+        return (self.packed_size(panel) + 15) // 16 * 16 + threads * (scratch + self.block_size(panel, epilogue))
 
     cdef void run(
-        self, const float* x, const float* weight, bint transposed, const float* bias, float* y, Py_ssize_t samples,
+        self, const Source* x, const float* weight, bint transposed, const float* bias, Sink sink, Py_ssize_t samples,
         float* workspace, int threads
     ):
-        """``weight`` is ``[tap][depth][out_channels]``, or ``[tap][breadth][channels]`` when ``transposed``."""
         cdef const cn_table* c = table()
         cdef Py_ssize_t panel = c.tile_columns, packed_size = (self.packed_size(panel) + 15) // 16 * 16
         cdef Py_ssize_t share = self.images_per_item(samples, panel), batches = (samples + share - 1) // share
-        cdef Py_ssize_t blocks = max(1, min(self.phase_rows, (ITEMS + batches - 1) // batches))
-        cdef Py_ssize_t scratch_size = share * self.image_size()
+        # Blocks of rows end where windows of the epilogue do.
+        cdef Py_ssize_t unit = sink.epilogue.pool_rows if sink.epilogue is not NULL else 1
+        cdef Py_ssize_t units = self.phase_rows // unit, blocks = max(1, min(units, (ITEMS + batches - 1) // batches))
+        cdef bint through = x.epilogue is not NULL
+        cdef Py_ssize_t scratch_size = share * self.image_size(through) + self.block_size(panel, sink.epilogue)
         cdef float* scratch = workspace + packed_size
         cdef Py_ssize_t panels = 1 if self.depthwise else self.groups * ((self.breadth + panel - 1) // panel)
         cdef Py_ssize_t item, batch, block
@@ -165,9 +167,9 @@ cdef class Gather:
             batch = item // blocks
             block = item % blocks
             self.run_item(
-                c, x, workspace, bias, y, scratch + threadid() * scratch_size,
+                c, x, workspace, bias, &sink, scratch + threadid() * scratch_size,
                 batch * share, min(samples, (batch + 1) * share),
-                self.phase_rows * block // blocks, self.phase_rows * (block + 1) // blocks,
+                units * block // blocks * unit, units * (block + 1) // blocks * unit,
             )
 
     cdef void pack(
@@ -202,60 +204,77 @@ cdef class Gather:
                 to += self.depth * panel
 
     cdef void run_item(
-        self, const cn_table* c, const float* x, const float* packed, const float* bias, float* y, float* scratch,
-        Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
+        self, const cn_table* c, const Source* x, const float* packed, const float* bias, const Sink* sink,
+        float* scratch, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
     ) noexcept nogil:
         """Rows ``first_row`` to ``last_row`` of every phase, for a few images."""
         cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
-        cdef Py_ssize_t source_size = self.height * self.width * self.channels, image_size = source_size
-        cdef Py_ssize_t first_source = first_row * self.row_step, image, number, index
-        cdef Py_ssize_t channel, column
-        cdef const float* source = x + first_image * source_size + first_source * self.width * self.channels
+        cdef bint through = x.epilogue is not NULL
+        cdef Py_ssize_t image_size = image_floats(&self.frame), first_source = first_row * self.row_step, last_source
+        cdef Py_ssize_t image, number, index, group, column
+        cdef const float* source = x.x + first_image * image_size + first_source * self.frame.width * self.channels
+        cdef float* block = scratch + (last_image - first_image) * self.image_size(through)
         cdef Phase* phase
-        if self.padded:
+        if self.padded or through:
             # Up to the last row that the last window of this block reads.
-            index = min(self.padded_height, (last_row - 1) * self.row_step + self.reach)
+            last_source = min(self.frame.rows, (last_row - 1) * self.row_step + self.reach)
+            source, image_size = scratch, self.image_size(through)
             for image in range(first_image, last_image):
-                self.pad(
-                    x + image * source_size, scratch + (image - first_image) * self.image_size(), first_source, index)
-            source, image_size = scratch, self.image_size()
+                load_rows(
+                    c, &self.frame, x, image, scratch + (image - first_image) * image_size, first_source, last_source)
         for number in range(self.phase_count):
             phase = &self.phases[number]
             if self.depthwise:
                 for image in range(first_image, last_image):
                     self.rows(
                         c, phase, source + (image - first_image) * image_size, packed + phase.packed * self.channels,
-                        bias, y + image * self.out_height * self.out_width * self.out_channels, first_row, last_row,
-                        self.channels)
+                        bias, sink, block, image, 0, self.channels, first_row, last_row)
                 continue
             # A panel of weights meets every image of the item while it is in the cache.
             for index in range(self.groups * panels):
+                group = index // panels
                 column = index % panels * panel
-                channel = index // panels * self.breadth + column
                 for image in range(first_image, last_image):
                     self.rows(
-                        c, phase, source + (image - first_image) * image_size + index // panels * self.depth,
+                        c, phase, source + (image - first_image) * image_size + group * self.depth,
                         packed + (phase.packed * panels * self.groups + index * phase.taps * self.depth) * panel,
-                        bias + channel if bias is not NULL else NULL,
-                        y + image * self.out_height * self.out_width * self.out_channels + channel,
-                        first_row, last_row, min(panel, self.breadth - column))
+                        bias, sink, block, image, group * self.breadth + column, min(panel, self.breadth - column),
+                        first_row, last_row)
 
     cdef void rows(
         self, const cn_table* c, const Phase* phase, const float* source, const float* packed, const float* bias,
-        float* y, Py_ssize_t first_row, Py_ssize_t last_row, Py_ssize_t count
+        const Sink* sink, float* block, Py_ssize_t image, Py_ssize_t channel, Py_ssize_t width, Py_ssize_t first_row,
+        Py_ssize_t last_row
     ) noexcept nogil:
-        """Rows of one phase, one image and one panel of ``count`` output channels."""
+        """Rows of one phase and one image, for ``width`` output channels from ``channel`` on."""
         cdef Py_ssize_t pixel = self.column_step * self.channels, out_pixel = self.out_column_step * self.out_channels
-        cdef Py_ssize_t source_row = self.row_step * self.padded_width * self.channels, row
+        cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), row, window, place
+        cdef Py_ssize_t block_pixel = self.channels if self.depthwise else c.tile_columns
+        cdef Py_ssize_t block_row = self.out_width * block_pixel
+        cdef const cn_epilogue* epilogue = sink.epilogue
         cdef float* to
+        if bias is not NULL:
+            bias = bias + channel
+        if epilogue is not NULL:
+            out_pixel = block_pixel
         for row in range(first_row, min(last_row, phase.rows)):
-            to = y + (phase.first_row + row * self.out_row_step) * self.out_width * self.out_channels
-            to += phase.first_column * self.out_channels
+            if epilogue is not NULL:
+                to = block + row % epilogue.pool_rows * block_row
+            else:
+                place = (image * self.out_height + phase.first_row + row * self.out_row_step) * self.out_width
+                to = sink.y + (place + phase.first_column) * self.out_channels + channel
             if self.depthwise:
                 c.depthwise_f32(
-                    phase.columns, count, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
+                    phase.columns, width, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
             else:
                 c.gemm_f32(
-                    phase.columns, count, source, pixel, phase.segments, phase.segment_count, phase.run, packed,
+                    phase.columns, width, source, pixel, phase.segments, phase.segment_count, phase.run, packed,
                     c.tile_columns, bias, 0, to, out_pixel)
             source += source_row
+            if epilogue is not NULL and row % epilogue.pool_rows == epilogue.pool_rows - 1:
+                window = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
+                place = window * (self.out_width // epilogue.pool_columns) * self.out_channels + channel
+                c.epilogue_f32(
+                    epilogue, self.out_width // epilogue.pool_columns, width, channel, block, block_row, block_pixel,
+                    sink.y + place, sink.index + place if sink.index is not NULL else NULL,
+                    sink.before + place if sink.before is not NULL else NULL, self.out_channels)

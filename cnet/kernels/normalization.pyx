@@ -26,8 +26,8 @@ cdef inline Py_ssize_t chunks_of(Py_ssize_t rows, Py_ssize_t channels) noexcept 
 
 
 def workspace(Py_ssize_t rows, Py_ssize_t channels):
-    """Floats of workspace that ``moments`` and ``backward`` need."""
-    return 2 * channels * (chunks_of(rows, channels) + 2)
+    """Floats of workspace that ``moments`` and ``sums`` need."""
+    return 2 * channels * chunks_of(rows, channels)
 
 
 def moments(
@@ -61,55 +61,78 @@ def moments(
         variance[channel] = <float>(squares / rows)
 
 
-def forward(
-    const float[:, ::1] x not None, const float[::1] mean not None, const float[::1] variance not None, double eps,
-    const float[::1] weight, const float[::1] bias, float[:, ::1] y not None, float[::1] work not None, int threads,
+def affine(
+    const float[::1] variance not None, double eps, const float[::1] weight, const float[::1] bias,
+    float[::1] scale not None, float[::1] shift not None,
 ):
-    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``; ``weight`` and ``bias`` may be None."""
-    cdef const cn_table* c = table()
-    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
-    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel
-    assert y.shape[0] == rows and y.shape[1] == channels and work.shape[0] >= 2 * channels
-    assert mean.shape[0] == channels and variance.shape[0] == channels
+    """``scale = weight / sqrt(variance + eps)`` and ``shift = bias``; ``weight`` and ``bias`` may be None."""
+    cdef Py_ssize_t channels = variance.shape[0], channel
+    assert scale.shape[0] == channels and shift.shape[0] == channels
     assert (weight is None or weight.shape[0] == channels) and (bias is None or bias.shape[0] == channels)
-    if rows == 0:
-        return
-    cdef float* scale = &work[0]
-    cdef float* shift = scale + channels
     for channel in range(channels):
         scale[channel] = <float>((weight[channel] if weight is not None else 1.0) / sqrt(variance[channel] + eps))
         shift[channel] = bias[channel] if bias is not None else 0
-    cdef int team_size = team(chunks, rows * channels * COST, threads)
-    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
-        c.normalise_f32(
-            min(size, rows - item * size), channels, &x[item * size, 0], &mean[0], scale, shift, &y[item * size, 0])
 
 
-def backward(
-    const float[:, ::1] x not None, const float[:, ::1] dy not None, const float[::1] mean not None,
-    const float[::1] variance not None, double eps, const float[::1] weight, float[:, ::1] dx, float[::1] dweight,
-    float[::1] dbias, float[::1] work not None, int threads,
+def correction(
+    const double[:, ::1] sums not None, Py_ssize_t rows, const float[::1] variance not None, double eps,
+    const float[::1] weight, float[::1] factor not None, float[::1] offset not None, float[::1] dweight,
+    float[::1] dbias,
 ):
-    """Gradients through the batch's statistics: ``dx`` (or None) is overwritten, ``dweight`` and ``dbias`` grow.
+    """What the statistics take back from a gradient ``g``: ``dx = g * scale - ((x - mean) * factor + offset)``.
 
-    With ``h = (x - mean) * s`` and ``s = 1 / sqrt(variance + eps)``:
-    ``dx = weight * s * (dy - average(dy) - h * average(dy * h))``.
+    ``sums[0]`` is the sum of ``g`` over ``rows`` rows and ``sums[1]`` that of ``g * (x - mean)``. ``dweight`` and
+    ``dbias`` grow by their gradients; either may be None.
     """
-    cdef const cn_table* c = table()
-    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
-    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel
-    cdef double total, slope, inverse, gain
-    assert rows > 0 and dy.shape[0] == rows and dy.shape[1] == channels
-    assert mean.shape[0] == channels and variance.shape[0] == channels
+    cdef Py_ssize_t channels = variance.shape[0], channel
+    cdef double inverse, gain
+    assert rows > 0 and sums.shape[0] >= 2 and sums.shape[1] == channels
+    assert factor.shape[0] == channels and offset.shape[0] == channels
     assert weight is None or weight.shape[0] == channels
     assert dweight is None or dweight.shape[0] == channels
     assert dbias is None or dbias.shape[0] == channels
-    assert dx is None or (dx.shape[0] == rows and dx.shape[1] == channels)
-    assert work.shape[0] >= workspace(rows, channels)
-    cdef float* scale = &work[0]
-    cdef float* slopes = scale + channels
-    cdef float* shift = slopes + channels
-    cdef float* part = scale + 4 * channels
+    for channel in range(channels):
+        inverse = 1 / sqrt(variance[channel] + eps)
+        gain = inverse * (weight[channel] if weight is not None else 1.0)
+        factor[channel] = <float>(gain * inverse * inverse * sums[1, channel] / rows)
+        offset[channel] = <float>(gain * sums[0, channel] / rows)
+        if dweight is not None:
+            dweight[channel] += <float>(sums[1, channel] * inverse)
+        if dbias is not None:
+            dbias[channel] += <float>sums[0, channel]
+
+
+def forward(
+    const float[:, ::1] x not None, const float[::1] mean not None, const float[::1] scale not None,
+    const float[::1] shift not None, float[:, ::1] y not None, int threads,
+):
+    """``y = (x - mean) * scale + shift``."""
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item
+    assert y.shape[0] == rows and y.shape[1] == channels
+    assert mean.shape[0] == channels and scale.shape[0] == channels and shift.shape[0] == channels
+    if rows == 0:
+        return
+    cdef int team_size = team(chunks, rows * channels * COST, threads)
+    for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
+        c.normalise_f32(
+            min(size, rows - item * size), channels, &x[item * size, 0], &mean[0], &scale[0], &shift[0],
+            &y[item * size, 0])
+
+
+def sums(
+    const float[:, ::1] x not None, const float[:, ::1] dy not None, const float[::1] mean not None,
+    double[:, ::1] sums not None, float[::1] work not None, int threads,
+):
+    """``sums[0]`` = the sum of ``dy`` over rows, ``sums[1]`` = that of ``dy * (x - mean)``."""
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel
+    cdef double total, slope
+    assert rows > 0 and dy.shape[0] == rows and dy.shape[1] == channels and mean.shape[0] == channels
+    assert sums.shape[0] >= 2 and sums.shape[1] == channels and work.shape[0] >= workspace(rows, channels)
+    cdef float* part = &work[0]
     cdef int team_size = team(chunks, rows * channels * COST, threads)
     for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
         c.normalise_sums_f32(
@@ -120,18 +143,24 @@ def backward(
         for item in range(chunks):
             total += part[2 * item * channels + channel]
             slope += part[(2 * item + 1) * channels + channel]
-        inverse = 1 / sqrt(variance[channel] + eps)
-        gain = inverse * (weight[channel] if weight is not None else 1.0)
-        scale[channel] = <float>gain
-        slopes[channel] = <float>(gain * inverse * inverse * slope / rows)
-        shift[channel] = <float>(gain * total / rows)
-        if dweight is not None:
-            dweight[channel] += <float>(slope * inverse)
-        if dbias is not None:
-            dbias[channel] += <float>total
-    if dx is None:
-        return
+        sums[0, channel] = total
+        sums[1, channel] = slope
+
+
+def backward(
+    const float[:, ::1] x not None, const float[:, ::1] dy not None, const float[::1] mean not None,
+    const float[::1] scale not None, const float[::1] factor not None, const float[::1] offset not None,
+    float[:, ::1] dx not None, int threads,
+):
+    """``dx = dy * scale - ((x - mean) * factor + offset)``; see ``correction``."""
+    cdef const cn_table* c = table()
+    cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item
+    assert rows > 0 and dy.shape[0] == rows and dy.shape[1] == channels
+    assert dx.shape[0] == rows and dx.shape[1] == channels and mean.shape[0] == channels
+    assert scale.shape[0] == channels and factor.shape[0] == channels and offset.shape[0] == channels
+    cdef int team_size = team(chunks, rows * channels * COST, threads)
     for item in prange(chunks, nogil=True, schedule="static", num_threads=team_size):
         c.normalise_grad_f32(
-            min(size, rows - item * size), channels, &x[item * size, 0], &dy[item * size, 0], &mean[0], scale, slopes,
-            shift, &dx[item * size, 0])
+            min(size, rows - item * size), channels, &x[item * size, 0], &dy[item * size, 0], &mean[0], &scale[0],
+            &factor[0], &offset[0], &dx[item * size, 0])

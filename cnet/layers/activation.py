@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnet import _check, _threads, layout
 from cnet._check import Float32Array
 from cnet.kernels import activation
@@ -119,6 +122,9 @@ class LeakyReLU(Activation):
         activation.leaky_relu_backward(x.reshape(-1), slope, above, dx.reshape(-1), _threads._count)
         return layout.logical(dx)
 
+    def _slope(self) -> float:
+        return self.negative_slope
+
     def _signature(self) -> str:
         return f"{self.negative_slope:g}"
 
@@ -199,6 +205,13 @@ class PReLU(Activation):
             rows, self.weight.storage, above, below, self.weight.grad_storage, workspace, _threads._count
         )
         return None if dx is None else layout.logical(dx)
+
+    def _slope(self) -> Float32Array:
+        return self.weight.storage
+
+    def _add_slopes(self, sums: NDArray[np.float64]) -> None:
+        """Add the sums over each channel's elements to the gradient."""
+        self.weight.grad_storage += sums if self.num_parameters > 1 else sums.sum()
 
     def _signature(self) -> str:
         return "" if self.num_parameters == 1 else f"{self.num_parameters}"

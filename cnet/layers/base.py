@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from cnet import _check
 from cnet._check import Float32Array
+from cnet.layers.hooks import Hooks
 from cnet.layers.tree import LayerTree
-from cnet.parameter import Arena, gather_unique
+from cnet.parameter import Arena
 
 Shape = tuple[int, ...]
 Self = TypeVar("Self", bound="Layer")
@@ -19,7 +20,7 @@ Self = TypeVar("Self", bound="Layer")
 _FLOAT32 = np.dtype(np.float32)
 
 
-class Layer(LayerTree):
+class Layer(LayerTree, Hooks):
     r"""Base of all layers: a differentiable function :math:`y = f(x; \theta)` of a batch.
 
     A subclass states the shape of its output (:meth:`output_shape`) and computes (:meth:`_forward`, :meth:`_backward`);
@@ -60,15 +61,16 @@ class Layer(LayerTree):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        LayerTree.__init__(self)
+        Hooks.__init__(self)
         self._input_shape: Shape | None = None
         self._output_shape: Shape | None = None
         self._kept: tuple[Any, ...] | None = None
         self._learns = False
         # What a layer binds to the shape of its input: a kernel with its geometry, where there is one.
         self._kernel: Any = None
-
-    # ---- what a subclass says
+        # Whether a Sequential executes it as a part of a block, see `fusion`.
+        self._fused = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the output for an input of this shape, without the batch axis; refuses one it cannot take."""
@@ -91,8 +93,6 @@ class Layer(LayerTree):
         """Keep arrays for the backward pass, when there will be one."""
         if self.training:
             self._kept = arrays
-
-    # ---- running
 
     def forward(self, x: ArrayLike) -> Float32Array:
         """Compute the output for a batch.
@@ -119,6 +119,8 @@ class Layer(LayerTree):
             x = self._accept(x)
         self._kept = None
         y = self._forward(x)  # type: ignore[arg-type]
+        if self._forward_hooks:
+            y = self._after_forward(x, y)  # type: ignore[arg-type]
         self._output_shape = y.shape
         return y
 
@@ -155,7 +157,8 @@ class Layer(LayerTree):
                 raise _check.shape_error(self._subject, "dy", dy.shape, f"that of the output, {self._output_shape}")
         self._kept = None
         dx = self._backward(dy, kept, input_grad)
-        return dx if input_grad else None
+        dx = dx if input_grad else None
+        return self._after_backward(dx, dy) if self._backward_hooks else dx
 
     def build(self: Self, input_shape: Shape) -> Self:
         """Infer open sizes, create the parameters and lay them out side by side in memory.
@@ -182,7 +185,7 @@ class Layer(LayerTree):
         shape = tuple(_check.integer(self._subject, "input_shape", size, 1) for size in input_shape)
         self.output_shape(shape)
         self._bind_to(shape)
-        parameters = gather_unique(self.parameters())
+        parameters = self.parameters()
         arenas = {id(parameter.arena) for parameter in parameters}
         # A part of a built model shares the model's arena and leaves it alone.
         if parameters and (len(arenas) > 1 or parameters[0].arena is None):
@@ -203,7 +206,7 @@ class Layer(LayerTree):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has memory of its own: it binds anew at its first batch.
-        unbound = {"_input_shape": None, "_output_shape": None, "_kept": None, "_kernel": None}
+        unbound = {"_input_shape": None, "_output_shape": None, "_kept": None, "_kernel": None, "_fused": False}
         return {**vars(self), **unbound}
 
     def _accept(self, x: ArrayLike) -> Float32Array:
@@ -217,13 +220,17 @@ class Layer(LayerTree):
         return array
 
     def _no_forward(self) -> str:
-        if self._output_shape is None:
+        remedy = "Call forward in training mode first."
+        if self._output_shape is None and not self._fused:
             received = "backward comes before forward"
         elif not self.training:
             received = "backward after a forward pass in evaluation mode, which keeps nothing"
+        elif self._fused:
+            received = "backward of a layer that its Sequential runs as one with its neighbours"
+            remedy = "Call forward of this layer first, or build the Sequential with fuse=False."
         else:
             received = "backward comes a second time for one forward pass"
-        return _check.message(self._subject, received, remedy="Call forward in training mode first.")
+        return _check.message(self._subject, received, remedy=remedy)
 
     def summary(self, input_shape: Shape | None = None) -> str:
         """A table of the layers with output shapes, parameter counts and FLOPs of one sample; see :func:`summarise`."""

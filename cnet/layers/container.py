@@ -10,6 +10,7 @@ import numpy as np
 from cnet import _check, layout
 from cnet._check import Float32Array
 from cnet.layers.base import Layer, Shape, count
+from cnet.layers.fusion import plan
 
 
 class Sequential(Layer):
@@ -22,6 +23,8 @@ class Sequential(Layer):
     ----------
     *layers : Layer
         The layers, named ``"0"``, ``"1"``, ...; or one mapping from names to layers.
+    fuse : bool, default True
+        Whether runs such as convolution, batch normalisation, ReLU and max-pooling may be executed as one.
 
     Raises
     ------
@@ -40,6 +43,10 @@ class Sequential(Layer):
     ``model[i]`` and ``model["name"]`` return a layer, ``model[a:b]`` a Sequential that shares the layers (and so their
     parameters). A Sequential without layers returns its input.
 
+    A fused run gives what its layers would give one by one (sums of gradients may differ in their last bits), but the
+    layers within do not see the batch: their own ``backward`` needs a ``forward`` of their own before. Where a layer
+    has hooks, or layers differ in their mode, they run one by one.
+
     References
     ----------
     PyTorch, ``torch.nn.Sequential``.
@@ -55,9 +62,12 @@ class Sequential(Layer):
     True
     """
 
-    def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
+    def __init__(self, *layers: Layer | Mapping[str, Layer], fuse: bool = True) -> None:
         super().__init__()
+        self.fuse = _check.boolean("Sequential", "fuse", fuse)
         self._layers: dict[str, Layer] = {}
+        # What is executed: the layers, or blocks in place of runs of them.
+        self._units: list[Layer] = []
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             named = dict(layers[0])
         else:
@@ -94,22 +104,27 @@ class Sequential(Layer):
     def _bind(self, input_shape: Shape) -> None:
         for layer in self._layers.values():
             input_shape = layer._bind_to(input_shape)
+        layers = list(self._layers.values())
+        self._units = plan(layers) if self.fuse else layers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_units": []}
 
     def _forward(self, x: Float32Array) -> Float32Array:
-        for layer in self._layers.values():
-            x = layer.forward(x)
+        for unit in self._units:
+            x = unit.forward(x)
         self._keep()
         return x
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
-        layers = list(self._layers.values())
-        # Before the first layer that learns nothing needs a gradient, unless the caller asks for one.
-        first = 0 if input_grad else next((i for i, layer in enumerate(layers) if layer._learns), len(layers))
-        for layer in layers[:first]:
-            layer._forget()
+        units = self._units
+        # Before the first unit that learns nothing needs a gradient, unless the caller asks for one.
+        first = 0 if input_grad else next((i for i, unit in enumerate(units) if unit._learns), len(units))
+        for unit in units[:first]:
+            unit._forget()
         gradient: Float32Array | None = dy
-        for index in range(len(layers) - 1, first - 1, -1):
-            gradient = layers[index].backward(gradient, input_grad or index > first)  # type: ignore[arg-type]
+        for index in range(len(units) - 1, first - 1, -1):
+            gradient = units[index].backward(gradient, input_grad or index > first)  # type: ignore[arg-type]
         return gradient
 
     def _add(self, name: str, layer: Any) -> None:
@@ -139,7 +154,7 @@ class Sequential(Layer):
         if isinstance(key, str):
             return self._layers[_check.choice("Sequential", "the name", key, self._layers)]
         if isinstance(key, slice):
-            return Sequential(dict(list(self._layers.items())[key]))
+            return Sequential(dict(list(self._layers.items())[key]), fuse=self.fuse)
         position = _check.integer("Sequential", "the index", key)
         if not -len(self) <= position < len(self):
             raise IndexError(_check.message("Sequential", f"the index is {position}", f"less than {len(self)} layers"))

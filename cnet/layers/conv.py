@@ -9,6 +9,7 @@ from cnet._check import Float32Array
 from cnet.initializers import FanInUniform, Initializer
 from cnet.initializers import get as get_initializer
 from cnet.kernels import conv2d
+from cnet.kernels.epilogue import Epilogue
 from cnet.layers.base import Layer, Shape, batch_of, count
 from cnet.parameter import Parameter
 from cnet.random import default_generator
@@ -183,27 +184,34 @@ class Conv2d(Layer):
         )  # fmt: skip
 
     def _forward(self, x: Float32Array) -> Float32Array:
-        kernel, threads = self._kernel, _threads._count
         x = layout.physical(x)
+        self._keep(x)
+        return layout.logical(self._convolve(x))
+
+    def _convolve(self, x: Float32Array) -> Float32Array:
+        kernel, threads = self._kernel, _threads._count
         y = layout.empty((x.shape[0], kernel.out_height, kernel.out_width, self.out_channels))
         workspace = layout.empty((kernel.forward_workspace(x.shape[0], threads),))
-        bias = self.bias.storage if self.bias else None
-        kernel.forward(x, self.weight.storage, bias, y, workspace, threads)
-        self._keep(x)
-        return layout.logical(y)
+        kernel.forward(x, self.weight.storage, self.bias.storage if self.bias else None, y, workspace, threads)
+        return y
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
-        kernel, threads = self._kernel, _threads._count
         (x,) = kept
-        dy = layout.physical(dy)
-        workspace = layout.empty((kernel.weight_grad_workspace(x.shape[0], threads),))
-        dbias = self.bias.grad_storage if self.bias else None
-        kernel.weight_grad(x, dy, self.weight.grad_storage, dbias, workspace, threads)
+        return self._gradients(x, layout.physical(dy), None, input_grad)
+
+    def _gradients(
+        self, x: Float32Array, dy: Float32Array | None, epilogue: Epilogue | None, input_grad: bool
+    ) -> Float32Array | None:
+        """Those of the parameters, added up, and that of ``x``; from ``dy``, or what is bound to ``epilogue``."""
+        kernel, samples, threads = self._kernel, x.shape[0], _threads._count
+        workspace = layout.empty((kernel.weight_grad_workspace(samples, threads, epilogue),))
+        dbias = self.bias.grad_storage if self.bias and epilogue is None else None
+        kernel.weight_grad(x, dy, self.weight.grad_storage, dbias, workspace, threads, epilogue)
         if not input_grad:
             return None
-        workspace = layout.empty((kernel.input_grad_workspace(x.shape[0], threads),))
+        workspace = layout.empty((kernel.input_grad_workspace(samples, threads, epilogue),))
         dx = layout.empty(x.shape)
-        kernel.input_grad(dy, self.weight.storage, dx, workspace, threads)
+        kernel.input_grad(dy, self.weight.storage, dx, workspace, threads, epilogue)
         return layout.logical(dx)
 
     def _signature(self) -> str:

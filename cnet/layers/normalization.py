@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnet import _check, _threads, layout
 from cnet._check import Float32Array
@@ -57,45 +58,58 @@ class _BatchNorm(Layer):
     def _forward(self, x: Float32Array) -> Float32Array:
         x = layout.physical(x)
         rows = x.reshape(-1, self.num_features)
-        work = layout.empty((normalization.workspace(*rows.shape),))
-        if self.training or not self.track_running_stats:
-            mean, variance = layout.empty((self.num_features,)), layout.empty((self.num_features,))
-            normalization.moments(rows, mean, variance, work, _threads._count)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        if self.training:
-            if rows.shape[0] == 1:
-                remedy = "Use a larger batch, or eval mode."
-                received = "one value for each channel, which has no variance"
-                raise ValueError(_check.message(type(self).__name__, received, "several", remedy))
-            self._track(mean, variance, rows.shape[0])
+        mean, variance = self._statistics(rows)
+        scale, shift = self._affine(variance)
         y = layout.empty(x.shape)
-        weight, bias = (p.storage if p else None for p in (self.weight, self.bias))
-        normalization.forward(
-            rows, mean, variance, self.eps, weight, bias, y.reshape(rows.shape), work, _threads._count
-        )
-        self._keep(x, mean, variance)
+        normalization.forward(rows, mean, scale, shift, y.reshape(rows.shape), _threads._count)
+        self._keep(x, mean, variance, scale)
         return layout.logical(y)
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
-        x, mean, variance = kept
+        x, mean, variance, scale = kept
         rows = x.reshape(-1, self.num_features)
-        dx = layout.empty(x.shape) if input_grad else None
+        above = layout.physical(dy).reshape(rows.shape)
         work = layout.empty((normalization.workspace(*rows.shape),))
-        normalization.backward(
-            rows,
-            layout.physical(dy).reshape(rows.shape),
-            mean,
-            variance,
-            self.eps,
-            self.weight.storage if self.weight else None,
-            None if dx is None else dx.reshape(rows.shape),
-            self.weight.grad_storage if self.weight else None,
-            self.bias.grad_storage if self.bias else None,
-            work,
-            _threads._count,
-        )
-        return None if dx is None else layout.logical(dx)
+        sums = layout.empty_of((2, self.num_features), np.float64)
+        normalization.sums(rows, above, mean, sums, work, _threads._count)
+        factor, offset = self._correction(sums, rows.shape[0], variance)
+        if not input_grad:
+            return None
+        dx = layout.empty(x.shape)
+        normalization.backward(rows, above, mean, scale, factor, offset, dx.reshape(rows.shape), _threads._count)
+        return layout.logical(dx)
+
+    def _statistics(self, rows: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Mean and variance to normalise by; in training those of the batch, which the running estimates follow."""
+        if not self.training and self.track_running_stats:
+            return self.running_mean, self.running_var
+        if self.training and rows.shape[0] == 1:
+            remedy = "Use a larger batch, or eval mode."
+            received = "one value for each channel, which has no variance"
+            raise ValueError(_check.message(type(self).__name__, received, "several", remedy))
+        mean, variance = layout.empty((self.num_features,)), layout.empty((self.num_features,))
+        work = layout.empty((normalization.workspace(*rows.shape),))
+        normalization.moments(rows, mean, variance, work, _threads._count)
+        if self.training:
+            self._track(mean, variance, rows.shape[0])
+        return mean, variance
+
+    def _affine(self, variance: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Scale and shift of each channel."""
+        scale, shift = layout.empty((self.num_features,)), layout.empty((self.num_features,))
+        weight, bias = (p.storage if p else None for p in (self.weight, self.bias))
+        normalization.affine(variance, self.eps, weight, bias, scale, shift)
+        return scale, shift
+
+    def _correction(
+        self, sums: NDArray[np.float64], rows: int, variance: Float32Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """Add to the gradients of weight and bias; return what the statistics take back, see the kernel."""
+        factor, offset = layout.empty((self.num_features,)), layout.empty((self.num_features,))
+        weight = self.weight.storage if self.weight else None
+        dweight, dbias = (p.grad_storage if p else None for p in (self.weight, self.bias))
+        normalization.correction(sums, rows, variance, self.eps, weight, factor, offset, dweight, dbias)
+        return factor, offset
 
     def _track(self, mean: Float32Array, variance: Float32Array, rows: int) -> None:
         if not self.track_running_stats:

@@ -38,10 +38,11 @@ void CN_NAME(moments_f32)(cn_size rows, cn_size channels, const float *x, float 
 void CN_NAME(normalise_f32)(cn_size rows, cn_size channels, const float *x, const float *mean, const float *scale,
                             const float *shift, float *y) {
     for (cn_size r = 0; r < rows; r++, x += channels, y += channels) {
-        cn_size c = 0;
-        for (; c + CN_LANES <= channels; c += CN_LANES)
-            store(y + c, (load(x + c) - load(mean + c)) * load(scale + c) + load(shift + c));
-        for (; c < channels; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
+        for (cn_size c = 0; c < channels; c += CN_LANES) {
+            const cn_size lanes = min_size(CN_LANES, channels - c);
+            const vec distance = load_lanes(x + c, lanes) - load_lanes(mean + c, lanes);
+            store_lanes(y + c, distance * load_lanes(scale + c, lanes) + load_lanes(shift + c, lanes), lanes);
+        }
     }
 }
 
@@ -62,14 +63,17 @@ void CN_NAME(normalise_sums_f32)(cn_size rows, cn_size channels, const float *x,
     }
 }
 
-/* dx[r, c] = dy[r, c] * scale[c] - (x[r, c] - mean[c]) * slope[c] - shift[c]. */
+/* dx[r, c] = dy[r, c] * scale[c] - ((x[r, c] - mean[c]) * factor[c] + offset[c]). */
 void CN_NAME(normalise_grad_f32)(cn_size rows, cn_size channels, const float *x, const float *dy, const float *mean,
-                                 const float *scale, const float *slope, const float *shift, float *dx) {
+                                 const float *scale, const float *factor, const float *offset, float *dx) {
     for (cn_size r = 0; r < rows; r++, x += channels, dy += channels, dx += channels) {
-        cn_size c = 0;
-        for (; c + CN_LANES <= channels; c += CN_LANES)
-            store(dx + c, load(dy + c) * load(scale + c) - (load(x + c) - load(mean + c)) * load(slope + c) -
-                              load(shift + c));
-        for (; c < channels; c++) dx[c] = dy[c] * scale[c] - (x[c] - mean[c]) * slope[c] - shift[c];
+        for (cn_size c = 0; c < channels; c += CN_LANES) {
+            const cn_size lanes = min_size(CN_LANES, channels - c);
+            const vec distance = load_lanes(x + c, lanes) - load_lanes(mean + c, lanes);
+            store_lanes(dx + c,
+                        load_lanes(dy + c, lanes) * load_lanes(scale + c, lanes) -
+                            (distance * load_lanes(factor + c, lanes) + load_lanes(offset + c, lanes)),
+                        lanes);
+        }
     }
 }

@@ -1,0 +1,18 @@
+from cnet.kernels._dispatch cimport cn_table
+from cnet.kernels._frame cimport Frame
+from cnet.kernels._passes cimport GradPass, Source
+
+cdef class WinogradGrad(GradPass):
+    cdef Frame source, target
+    cdef Py_ssize_t m, elements, tile_rows, tile_columns
+    # A unit is so many rows of tiles of one image.
+    cdef Py_ssize_t unit_rows, units
+
+    cdef Py_ssize_t round_units(self, Py_ssize_t samples) noexcept nogil
+    cdef Py_ssize_t transform_size(self, Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t panel) noexcept nogil
+    cdef Py_ssize_t scratch_size(self) noexcept nogil
+    cdef Py_ssize_t first_tile(self, Py_ssize_t unit) noexcept nogil
+    cdef void transform(
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t unit, Py_ssize_t tile, Py_ssize_t tiles,
+        float* source, float* target, float* bias, float* scratch
+    ) noexcept nogil

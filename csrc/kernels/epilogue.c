@@ -1,0 +1,234 @@
+/* What follows a convolution before its result leaves the cache: normalisation, activation and max-pooling of a row of
+ * windows, and the way back. The windows do not overlap and lie inside the image. */
+#include "kernel.h"
+
+typedef uint8_t bytes __attribute__((vector_size(CN_LANES), aligned(1), may_alias));
+
+CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size lanes) {
+    const bytes narrow = __builtin_convertvector(v, bytes);
+    if (lanes == CN_LANES)
+        *(bytes *)p = narrow;
+    else
+        for (cn_size i = 0; i < lanes; i++) p[i] = narrow[i];
+}
+
+CN_INLINE ivec load_bytes(const uint8_t *p, cn_size lanes) {
+    bytes wide = {0};
+    if (lanes == CN_LANES)
+        wide = *(const bytes *)p;
+    else
+        for (cn_size i = 0; i < lanes; i++) wide[i] = p[i];
+    return __builtin_convertvector(wide, ivec);
+}
+
+/* The parameters of a vector of channels; what an epilogue does without is left out when the calls are unrolled. */
+typedef struct channel_part {
+    vec mean, scale, shift, slope;
+} channel_part;
+
+CN_INLINE channel_part load_part_of(const cn_epilogue *e, const int activation, const int normalised, cn_size channel,
+                                    cn_size lanes) {
+    channel_part p = {{0}, {0}, {0}, {0}};
+    if (normalised) {
+        p.mean = load_lanes(e->mean + channel, lanes);
+        p.scale = load_lanes(e->scale + channel, lanes);
+        p.shift = load_lanes(e->shift + channel, lanes);
+    }
+    if (activation == CN_SLOPE) p.slope = load_lanes(e->slope + channel, lanes);
+    return p;
+}
+
+CN_INLINE vec normalise(const int normalised, const channel_part *p, vec x) {
+    if (normalised) return (x - p->mean) * p->scale + p->shift;
+    return x;
+}
+
+CN_INLINE vec activate(const int activation, const channel_part *p, vec x) {
+    if (activation == CN_RELU) return blend(x <= (vec){0}, (vec){0}, x);
+    if (activation == CN_SLOPE) return blend(x > (vec){0}, x, p->slope * x);
+    return x;
+}
+
+/* One vector of channels of one window. ReLU and the identity never exchange the order of two numbers, so they wait for
+ * the maximum; a slope may be negative. "Greater, or NaN" in the order of the taps: the first maximum wins, and the last
+ * NaN, as in maxpool2d.c. */
+CN_INLINE void window(const int activation, const int normalised, const cn_size rows, const cn_size columns,
+                      const channel_part *p, const float *x, cn_size x_row, cn_size x_pixel, cn_size lanes, float *y,
+                      uint8_t *index, float *before) {
+    vec raw = load_lanes(x, lanes), most = normalise(normalised, p, raw);
+    ivec winner = {0};
+    if (activation == CN_SLOPE) most = activate(activation, p, most);
+    for (cn_size r = 0; r < rows; r++)
+        for (cn_size k = r == 0; k < columns; k++) {
+            const vec other = load_lanes(x + r * x_row + k * x_pixel, lanes);
+            vec value = normalise(normalised, p, other);
+            if (activation == CN_SLOPE) value = activate(activation, p, value);
+            const ivec wins = (value > most) | (value != value), tap = (int32_t)(r * columns + k) - (ivec){0};
+            most = blend(wins, value, most);
+            winner = (wins & tap) | (~wins & winner);
+            if (before) raw = blend(wins, other, raw);
+        }
+    store_lanes(y, activation == CN_SLOPE ? most : activate(activation, p, most), lanes);
+    if (index) store_bytes(index, winner, lanes);
+    if (before) store_lanes(before, raw, lanes);
+}
+
+CN_INLINE void epilogue(const int activation, const int normalised, const cn_size rows, const cn_size columns,
+                        const cn_epilogue *e, cn_size windows, cn_size width, cn_size channel, const float *x,
+                        cn_size x_row, cn_size x_pixel, float *y, uint8_t *index, float *before, cn_size y_pixel) {
+#define VECTOR(c, lanes)                                                                                              \
+    do {                                                                                                              \
+        const channel_part p = load_part_of(e, activation, normalised, channel + (c), lanes);                         \
+        for (cn_size j = 0; j < windows; j++) {                                                                       \
+            const cn_size to = j * y_pixel + (c);                                                                     \
+            window(activation, normalised, rows, columns, &p, x + j * columns * x_pixel + (c), x_row, x_pixel, lanes, \
+                   y + to, index ? index + to : NULL, before ? before + to : NULL);                                   \
+        }                                                                                                             \
+    } while (0)
+    CN_FOR_VECTORS(width, VECTOR);
+#undef VECTOR
+}
+
+/* Calls M(activation, normalised, rows, columns) with all but unusual windows as constants. */
+#define WITH_WINDOW(M, activation, normalised)                                                                        \
+    if (e->pool_rows == 1 && e->pool_columns == 1)                                                                    \
+        M(activation, normalised, 1, 1);                                                                              \
+    else if (e->pool_rows == 2 && e->pool_columns == 2)                                                               \
+        M(activation, normalised, 2, 2);                                                                              \
+    else                                                                                                              \
+        M(activation, normalised, e->pool_rows, e->pool_columns);
+#define WITH_NORMALISATION(M, activation)                                                                             \
+    if (e->mean) {                                                                                                    \
+        WITH_WINDOW(M, activation, 1)                                                                                 \
+    } else {                                                                                                          \
+        WITH_WINDOW(M, activation, 0)                                                                                 \
+    }
+#define WITH_EPILOGUE(M)                                                                                              \
+    if (e->activation == CN_RELU) {                                                                                   \
+        WITH_NORMALISATION(M, CN_RELU)                                                                                \
+    } else if (e->activation == CN_SLOPE) {                                                                           \
+        WITH_NORMALISATION(M, CN_SLOPE)                                                                               \
+    } else {                                                                                                          \
+        WITH_NORMALISATION(M, CN_IDENTITY)                                                                            \
+    }
+
+/* A row of windows, for channels channel .. channel + width - 1: y = the maximum over the window of
+ * activation((x - mean) * scale + shift), index = the tap it came from, before = the x it came from. x begins at these
+ * channels of the first tap; so do y, index and before, of which the last two may be NULL. */
+void CN_NAME(epilogue_f32)(const cn_epilogue *e, cn_size windows, cn_size width, cn_size channel, const float *x,
+                           cn_size x_row, cn_size x_pixel, float *y, uint8_t *index, float *before, cn_size y_pixel) {
+#define ROW(activation, normalised, rows, columns)                                                                    \
+    epilogue(activation, normalised, rows, columns, e, windows, width, channel, x, x_row, x_pixel, y, index, before,  \
+             y_pixel)
+    WITH_EPILOGUE(ROW)
+#undef ROW
+}
+
+/* The gradient at the winner of a window, before the normalisation, and what the activation's slope gets from it. `x` is
+ * before[...], or y where there is no `before`: ReLU's input and output are positive in the same places. */
+CN_INLINE vec through_activation(const int activation, const int normalised, const channel_part *p, vec x, vec dy,
+                                 vec *dslope) {
+    if (activation == CN_RELU) return blend(normalise(normalised, p, x) <= (vec){0}, (vec){0}, dy);
+    if (activation == CN_SLOPE) {
+        const vec input = normalise(normalised, p, x);
+        const ivec above = input > (vec){0};
+        *dslope += blend(above, (vec){0}, input * dy);
+        return blend(above, dy, p->slope * dy);
+    }
+    return dy;
+}
+
+CN_INLINE void sums_of_vector(const int activation, const int normalised, const cn_epilogue *e, cn_size pixels,
+                              cn_size channels, cn_size c, cn_size lanes, const float *dy, const float *x, float *total,
+                              float *product, float *dslope) {
+    const channel_part p = load_part_of(e, activation, normalised, c, lanes);
+    vec sum = {0}, weighted = {0}, slope = {0};
+    for (cn_size i = 0; i < pixels; i++) {
+        const cn_size at = i * channels + c;
+        const vec value = x ? load_lanes(x + at, lanes) : (vec){0};
+        const vec g = through_activation(activation, normalised, &p, value, load_lanes(dy + at, lanes), &slope);
+        sum += g;
+        if (normalised) weighted += g * (value - p.mean);
+    }
+    store_lanes(total + c, sum, lanes);
+    if (normalised) store_lanes(product + c, weighted, lanes);
+    if (activation == CN_SLOPE) store_lanes(dslope + c, slope, lanes);
+}
+
+CN_INLINE void epilogue_sums(const int activation, const int normalised, const cn_epilogue *e, cn_size pixels,
+                             cn_size channels, const float *dy, const float *x, float *total, float *product,
+                             float *dslope) {
+#define VECTOR(c, lanes)                                                                                              \
+    sums_of_vector(activation, normalised, e, pixels, channels, c, lanes, dy, x, total, product, dslope)
+    CN_FOR_VECTORS(channels, VECTOR);
+#undef VECTOR
+}
+
+/* Sums over windows ("pixels" of y) of the gradient g behind the activation: total[c] = sum of g,
+ * product[c] = sum of g * (x - mean) where there is a mean, dslope[c] = sum of input * dy below zero where there is a
+ * slope. x[i, c] is `before` of the forward pass, or y where that was not kept; NULL without an activation. */
+void CN_NAME(epilogue_sums_f32)(const cn_epilogue *e, cn_size pixels, cn_size channels, const float *dy, const float *x,
+                                float *total, float *product, float *dslope) {
+#define SUMS(activation, normalised, rows, columns)                                                                   \
+    epilogue_sums(activation, normalised, e, pixels, channels, dy, x, total, product, dslope)
+    WITH_EPILOGUE(SUMS)
+#undef SUMS
+}
+
+CN_INLINE void spread(const int activation, const int normalised, const cn_size columns, cn_size first, cn_size last,
+                      const channel_part *p, vec factor, vec offset, cn_size channels, const float *dy, const float *x,
+                      const uint8_t *index, const float *raw, cn_size raw_row, cn_size lanes, float *dx,
+                      cn_size dx_row) {
+    vec unused = {0};
+    const vec value = x ? load_lanes(x, lanes) : (vec){0};
+    vec g = through_activation(activation, normalised, p, value, load_lanes(dy, lanes), &unused);
+    if (normalised) g *= p->scale;
+    const ivec winner = index ? load_bytes(index, lanes) : (ivec){0};
+    for (cn_size r = first; r < last; r++)
+        for (cn_size k = 0; k < columns; k++) {
+            const ivec tap = (int32_t)(r * columns + k) - (ivec){0};
+            vec here = index ? blend(winner == tap, g, (vec){0}) : g;
+            if (normalised)
+                here -= (load_lanes(raw + r * raw_row + k * channels, lanes) - p->mean) * factor + offset;
+            store_lanes(dx + r * dx_row + k * channels, here, lanes);
+        }
+}
+
+CN_INLINE void epilogue_grad(const int activation, const int normalised, const cn_size columns, cn_size first,
+                             cn_size last, const cn_epilogue *e, cn_size windows, cn_size channels, const float *dy,
+                             const float *x, const uint8_t *index, const float *raw, cn_size raw_row,
+                             const float *factor, const float *offset, float *dx, cn_size dx_row) {
+#define VECTOR(c, lanes)                                                                                              \
+    do {                                                                                                              \
+        const channel_part p = load_part_of(e, activation, normalised, c, lanes);                                     \
+        const vec slope = normalised ? load_lanes(factor + (c), lanes) : (vec){0};                                    \
+        const vec shift = normalised ? load_lanes(offset + (c), lanes) : (vec){0};                                    \
+        for (cn_size j = 0; j < windows; j++) {                                                                       \
+            const cn_size from = j * channels + (c), to = from + j * (columns - 1) * channels;                        \
+            spread(activation, normalised, columns, first, last, &p, slope, shift, channels, dy + from,               \
+                   x ? x + from : NULL, index ? index + from : NULL, raw + to, raw_row, lanes, dx + to, dx_row);      \
+        }                                                                                                             \
+    } while (0)
+    CN_FOR_VECTORS(channels, VECTOR);
+#undef VECTOR
+}
+
+/* dx of a row of windows, of which the rows first .. last - 1 are wanted: each window's gradient, behind the activation,
+ * at its winner and zero elsewhere; everywhere if index is NULL. With a normalisation
+ * dx = g * scale - ((raw - mean) * factor + offset), where raw is what the forward pass had for x. Pixels of dx and raw
+ * have `channels` floats, and rows dx_row and raw_row; x is as in epilogue_sums_f32. */
+void CN_NAME(epilogue_grad_f32)(const cn_epilogue *e, cn_size windows, cn_size channels, cn_size first, cn_size last,
+                                const float *dy, const float *x, const uint8_t *index, const float *raw,
+                                cn_size raw_row, const float *factor, const float *offset, float *dx, cn_size dx_row) {
+#define GRAD_OF(activation, normalised, columns, first, last)                                                         \
+    epilogue_grad(activation, normalised, columns, first, last, e, windows, channels, dy, x, index, raw, raw_row,     \
+                  factor, offset, dx, dx_row)
+#define GRAD(activation, normalised, rows, columns)                                                                   \
+    if (first == 0 && last == (rows))                                                                                 \
+        GRAD_OF(activation, normalised, columns, 0, rows);                                                            \
+    else                                                                                                              \
+        GRAD_OF(activation, normalised, columns, first, last)
+    WITH_EPILOGUE(GRAD)
+#undef GRAD
+#undef GRAD_OF
+}
