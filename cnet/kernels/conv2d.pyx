@@ -1,14 +1,17 @@
 """2-D convolution, forward and backward, for any kernel, stride, padding, dilation and groups.
 
 Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The work is done by passes (``_passes``),
-of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), and Winograd's filtering
-where it needs less arithmetic (``_winograd``, ``_winograd_grad``). A rule on the shapes chooses; see ``Conv2d``.
+of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), Winograd's filtering where
+it needs less arithmetic (``_winograd``, ``_winograd_grad``), and overlapping products for the input gradient of few
+channels (``_overlap``). A rule on the shapes chooses; see ``Conv2d``.
 """
 
 from libc.stdint cimport uint8_t
 
 from cnet.kernels._direct_grad cimport DirectGrad
+from cnet.kernels._dispatch cimport table
 from cnet.kernels._gather cimport Gather
+from cnet.kernels._overlap cimport Overlap
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
@@ -21,8 +24,10 @@ cdef enum:
     # multiply-adds: fitted to the times of layers of 8 to 256 channels.
     TILE_COST = 200
     WEIGHT_COST = 250
+    # What adding up one tap's products costs, in multiply-adds of a vector.
+    OVERLAP_COST = 3
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap")
 
 
 cdef class Conv2d:
@@ -31,11 +36,13 @@ cdef class Conv2d:
     ``kernel``, ``stride`` and ``dilation`` are ``(vertical, horizontal)``, and ``padding`` is
     ``(top, bottom, left, right)``. ``algorithm`` "auto" takes F(2x2, 3x3) where it pays; "winograd2" and "winograd4"
     (F(4x4, 3x3), which loses a decimal digit) take theirs for every 3x3 convolution of stride 1, without groups and
-    with padding up to 2; "direct" takes neither.
+    with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
+    "direct" takes none of these.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
     cdef readonly Py_ssize_t kernel_height, kernel_width
+    cdef Py_ssize_t row_stride, column_stride
     # Whether an image's pixels are taken as one row.
     cdef readonly bint flat
     cdef bint forced
@@ -44,6 +51,7 @@ cdef class Conv2d:
     # None where they do not apply.
     cdef Winograd winograd, winograd_scatter
     cdef WinogradGrad winograd_grad
+    cdef Overlap overlap
 
     def __init__(
         self, Py_ssize_t in_channels, Py_ssize_t out_channels, Py_ssize_t height, Py_ssize_t width, kernel,
@@ -53,6 +61,7 @@ cdef class Conv2d:
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.height, self.width = height, width
         self.kernel_height, self.kernel_width = kernel
+        self.row_stride, self.column_stride = stride
         top, bottom, left, right = padding
         self.out_height = (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
         self.out_width = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
@@ -78,7 +87,9 @@ cdef class Conv2d:
         self.direct_grad = DirectGrad(self.gather)
         self.forced = algorithm != "auto"
         cdef bint plain = tuple(stride) == (1, 1) and tuple(dilation) == (1, 1) and groups == 1
-        if algorithm != "direct" and tuple(kernel) == (3, 3) and plain and max(padding) <= 2:
+        if groups == 1 and tuple(dilation) == (1, 1) and algorithm in ("auto", "overlap"):
+            self.overlap = Overlap(target, source, kernel, stride, top, left)
+        if algorithm not in ("direct", "overlap") and tuple(kernel) == (3, 3) and plain and max(padding) <= 2:
             m = 4 if algorithm == "winograd4" else 2
             self.winograd = Winograd(source, target, top, left, m)
             self.winograd_scatter = Winograd(target, source, 2 - top, 2 - left, m)
@@ -91,6 +102,16 @@ cdef class Conv2d:
         cdef Py_ssize_t transforms = TILE_COST * tiles * (self.in_channels + self.out_channels)
         return samples * (saved - transforms) > WEIGHT_COST * pairs
 
+    cdef bint overlap_pays(self):
+        """Whether overlapping products fill so many more lanes that adding them up costs less."""
+        cdef Py_ssize_t taps = self.kernel_height * self.kernel_width, strides = self.row_stride * self.column_stride
+        cdef Py_ssize_t lanes = table().lanes, vectors = (self.in_channels + lanes - 1) // lanes
+        cdef Py_ssize_t products = (taps * self.in_channels + lanes - 1) // lanes
+        # Vector operations of each: a gathered pixel sees the taps of its residue, and adding costs OVERLAP_COST a tap.
+        cdef Py_ssize_t gathered = self.height * self.width * vectors * taps * self.out_channels // strides
+        cdef Py_ssize_t added = self.out_height * self.out_width * taps * vectors * OVERLAP_COST
+        return self.out_height * self.out_width * products * self.out_channels + added < gathered
+
     cdef Pass forward_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd
@@ -99,6 +120,8 @@ cdef class Conv2d:
     cdef Pass input_grad_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.height, self.width)):
             return self.winograd_scatter
+        if self.overlap is not None and (self.forced or self.overlap_pays()):
+            return self.overlap
         return self.scatter
 
     cdef GradPass weight_grad_pass(self, Py_ssize_t samples):

@@ -70,26 +70,39 @@ CN_INLINE void gemm_tile(const int rows, const int vectors, cn_size lanes, const
     store_tile(rows, vectors, lanes, sum, c, c_row);
 }
 
+/* Few sums do not hide the latency of a multiply-add: a small tile is summed over every second or fourth point apart. */
+#define CHAINS(sums)                                                                                                  \
+    (4 * (sums) <= CN_TILE_ROWS * CN_TILE_VECTORS ? 4 : 2 * (sums) <= CN_TILE_ROWS * CN_TILE_VECTORS ? 2 : 1)
+
+CN_INLINE void outer_step(const int rows, const int vectors, cn_size lanes, const float *a, const float *b, tile sum) {
+    vec w[CN_TILE_VECTORS];
+    CN_UNROLL for (int v = 0; v < vectors - 1; v++) w[v] = load(b + v * CN_LANES);
+    w[vectors - 1] = load_lanes(b + (vectors - 1) * CN_LANES, lanes);
+    CN_UNROLL for (int r = 0; r < rows; r++) {
+        const vec x = splat(a[r]);
+        CN_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += x * w[v];
+    }
+}
+
 CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lanes, cn_size lines, cn_size points,
                           const float *a, cn_size a_line, cn_size a_point, const float *b, cn_size b_line,
                           cn_size b_point, const float *start, cn_size start_row, float *c, cn_size c_row) {
-    tile sum;
-    load_tile(rows, vectors, lanes, start, start_row, sum);
+    const int chains = CHAINS(rows * vectors);
+    tile sum[4];
+    load_tile(rows, vectors, lanes, start, start_row, sum[0]);
+    CN_UNROLL for (int chain = 1; chain < chains; chain++) CN_UNROLL for (int r = 0; r < rows; r++)
+        CN_UNROLL for (int v = 0; v < vectors; v++) sum[chain][r][v] = (vec){0};
     for (cn_size line = 0; line < lines; line++) {
         const float *p = a + line * a_line, *q = b + line * b_line;
-        for (cn_size point = 0; point < points; point++) {
-            vec w[CN_TILE_VECTORS];
-            CN_UNROLL for (int v = 0; v < vectors - 1; v++) w[v] = load(q + v * CN_LANES);
-            w[vectors - 1] = load_lanes(q + (vectors - 1) * CN_LANES, lanes);
-            CN_UNROLL for (int r = 0; r < rows; r++) {
-                const vec x = splat(p[r]);
-                CN_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += x * w[v];
-            }
-            p += a_point;
-            q += b_point;
-        }
+        cn_size point = 0;
+        for (; point + chains <= points; point += chains)
+            CN_UNROLL for (int chain = 0; chain < chains; chain++, p += a_point, q += b_point)
+                outer_step(rows, vectors, lanes, p, q, sum[chain]);
+        for (; point < points; point++, p += a_point, q += b_point) outer_step(rows, vectors, lanes, p, q, sum[0]);
     }
-    store_tile(rows, vectors, lanes, sum, c, c_row);
+    CN_UNROLL for (int chain = 1; chain < chains; chain++) CN_UNROLL for (int r = 0; r < rows; r++)
+        CN_UNROLL for (int v = 0; v < vectors; v++) sum[0][r][v] += sum[chain][r][v];
+    store_tile(rows, vectors, lanes, sum[0], c, c_row);
 }
 
 /* c[r, j] = start[r, j] + sum over s, i of a[segments[s] + r * a_row + i] * b[s * run + i, j]
