@@ -12,7 +12,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 
 from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
-from cnet.kernels._frame cimport Frame, frame_row, load_rows
+from cnet.kernels._frame cimport frame_row, load_rows
 from cnet.kernels._passes cimport Pass, Sink, Source
 
 cdef enum:

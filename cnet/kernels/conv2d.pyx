@@ -131,6 +131,8 @@ cdef class Conv2d:
 
     def forward_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):
         """Floats of workspace that ``forward`` needs."""
+        if samples == 0:
+            return 0
         return self.forward_pass(samples).workspace_size(
             samples, False, &epilogue.c if epilogue is not None else NULL, threads)
 
@@ -171,6 +173,8 @@ cdef class Conv2d:
 
     def input_grad_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):
         """Floats of workspace that ``input_grad`` needs."""
+        if samples == 0:
+            return 0
         return self.input_grad_pass(samples).workspace_size(samples, epilogue is not None, NULL, threads)
 
     def input_grad(
@@ -192,6 +196,8 @@ cdef class Conv2d:
 
     def weight_grad_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):
         """Floats of workspace that ``weight_grad`` needs."""
+        if samples == 0:
+            return 0
         return self.weight_grad_pass(samples).workspace_size(samples, epilogue is not None, threads)
 
     def weight_grad(
