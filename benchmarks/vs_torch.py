@@ -1,154 +1,119 @@
-"""Time of a training step and of inference, cnet against PyTorch, each in a process of its own, in alternation.
+"""Time and memory of a training step and of inference, cnet against PyTorch, each in a process of its own.
 
     python benchmarks/vs_torch.py                               # all named nets, batch 64
-    python benchmarks/vs_torch.py mlp "3x64x64 c16k3s2 relu flatten fc10" --batch 32 --threads 1 --rounds 7
+    python benchmarks/vs_torch.py mlp "3x64x64 c16k3s2 relu flatten fc10" --batch 1,32 --threads 1,2 --rounds 7
+    python benchmarks/vs_torch.py lenet5 --isa avx2             # both without AVX-512
+    python benchmarks/vs_torch.py lenet5 --profile              # where the time of cnet's step goes; needs no PyTorch
 
 Machines are shared and their speed drifts, so neither library is timed alone: rounds alternate the processes, each
 round gives one ratio, and the table shows the median of the ratios with their spread. PyTorch gets the better of its
-two memory formats. A step is forward, loss, backward and SGD with momentum on one batch.
+two memory formats, and of its own allocator and tcmalloc where that library is installed. A step is forward, loss,
+backward and SGD with momentum on one batch. Texts of nets are explained in nets.py.
+
+Memory is how far a step raises the resident memory of its process above what it was before the model was made; of
+PyTorch's ways the most frugal counts. What a library loads at its first step is left out, and so is code. Of cnet's
+memory, ``pool`` is what its own allocator handed out.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
 
-from nets import NETS, build, parse
+import libraries
+import timing
+from nets import NETS, parse
 
 MODES = ("train", "infer")
 
 
-def cnet_step(text, batch, threads, mode, channels_last):
-    import numpy as np
+def compare(arguments, text, mode, batch, threads):
+    """Medians of time and memory by side, each round of each side in a new process; and the ratio of the times."""
+    images = len(parse(text)[0]) == 3
+    sides = [libraries.cnet_side(arguments), *libraries.torch_sides(arguments, images=images)]
 
-    import cnet
-    from cnet import layers, losses, optimizers
+    def ask(side):
+        options = {"channels_last": side.channels_last, "seconds": arguments.seconds}
+        with side.start(threads) as worker:
+            return worker.ask(task=mode, text=text, batch=batch, **options)
 
-    cnet.set_num_threads(threads)
-    cnet.manual_seed(0)
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal((batch, *parse(text)[0]), np.float32)
-    y = generator.integers(0, 10, batch)
-    model = layers.Sequential(*build(text, layers))
-    if mode == "infer":
-        model.eval()
-        return lambda: model(x)
-    criterion = losses.CrossEntropyLoss()
-    optimizer = optimizers.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-
-    def step():
-        optimizer.zero_grad()
-        criterion(model(x), y)
-        model.backward(criterion.backward(), input_grad=False)
-        optimizer.step()
-
-    return step
+    rounds = timing.rounds(sides, arguments.rounds, ask)
+    memory = [{name: answer["megabytes"] for name, answer in answers.items()} for answers in rounds]
+    return {
+        **timing.compare(rounds, "cnet", mode),
+        "megabytes": timing.medians(memory),
+        "cnet_pool_megabytes": rounds[0]["cnet"]["pool_megabytes"],
+        "other_cores": [answer["other_cores"] for answers in rounds for answer in answers.values()],
+        "rounds": rounds,
+    }
 
 
-def torch_step(text, batch, threads, mode, channels_last):
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    x = torch.randn(batch, *parse(text)[0])
-    y = torch.randint(0, 10, (batch,))
-    model = torch.nn.Sequential(*build(text, torch.nn))
-    if channels_last:
-        model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
-    if mode == "infer":
-        model.eval()
-
-        def infer():
-            with torch.inference_mode():
-                model(x)
-
-        return infer
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
+def show(table, name, mode, batch, threads, result):
+    times, memory, ratio = result["milliseconds"], result["megabytes"], result["ratio"]
+    preloaded = [value for side, value in times.items() if side.endswith("tcmalloc")]
+    table.row(
+        name, mode, batch, threads, times["cnet"], times["NCHW"], times.get("NHWC"), min(preloaded, default=None),
+        ratio["median"], timing.spread(ratio, result["other_cores"]),
+        memory["cnet"], result["cnet_pool_megabytes"], min(value for side, value in memory.items() if side != "cnet"),
+    )  # fmt: skip
 
 
-def measure(step, seconds):
-    """Median milliseconds of a call, after a warm-up."""
-    end = time.perf_counter() + seconds / 4
-    while time.perf_counter() < end:
-        step()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+def profile(arguments):
+    """A table for each net: its layers forward and backward, run one by one, and the rest of a step."""
+    side = libraries.cnet_side(arguments)
+    print(timing.headline(timing.machine(), "medians in microseconds"))
+    for name, batch, threads in cases(arguments):
+        text = NETS.get(name, name)
+        with side.start(threads) as worker:
+            options = {"text": text, "batch": batch, "seconds": arguments.seconds}
+            rows = worker.ask(task="profile", **options)["rows"]
+            step = 1e3 * worker.ask(task="train", **options)["milliseconds"]["train"]
+        table = timing.Table(
+            (f"{name}, batch {batch}, {threads} threads", "<58"), ("forward", "9.1f"), ("backward", "9.1f")
+        )
+        for row in rows:
+            table.row(*row)
+        table.row("sum of these", sum(row[1] for row in rows), sum(row[2] or 0.0 for row in rows))
+        table.row("the step as a whole", step, None)
+        print()
 
 
-def worker(arguments):
-    make = cnet_step if arguments.worker == "cnet" else torch_step
-    step = make(arguments.nets[0], arguments.batch, arguments.threads, arguments.mode, arguments.channels_last)
-    print(json.dumps(measure(step, arguments.seconds)))
-
-
-def run_worker(arguments, library, text, mode, channels_last=False):
-    command = [arguments.torch_python if library == "torch" else sys.executable, __file__, text, "--worker", library]
-    command += ["--mode", mode, "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
-    command += ["--seconds", str(arguments.seconds)] + ["--channels-last"] * channels_last
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def compare(arguments, text, mode):
-    """Rounds of (cnet, PyTorch's best) in milliseconds."""
-    formats = (False, True) if len(parse(text)[0]) == 3 else (False,)
-    rounds = []
-    for _ in range(arguments.rounds):
-        ours = run_worker(arguments, "cnet", text, mode)
-        theirs = [run_worker(arguments, "torch", text, mode, last) for last in formats]
-        rounds.append({"cnet": ours, "nchw": theirs[0], "channels_last": theirs[-1], "ratio": min(theirs) / ours})
-    return rounds
+def cases(arguments):
+    return [(name, batch, t) for name in arguments.nets for batch in arguments.batch for t in arguments.threads]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=list(NETS), help=f"texts, or names of {', '.join(NETS)}")
     parser.add_argument("--mode", choices=MODES, action="append", help="default: both")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=timing.numbers, default=[64], metavar="N,...")
+    parser.add_argument("--threads", type=timing.numbers, default=[2], metavar="N,...")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--json", help="file for the results")
-    parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has PyTorch")
-    parser.add_argument("--worker", choices=("cnet", "torch"), help=argparse.SUPPRESS)
-    parser.add_argument("--channels-last", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--profile", action="store_true", help="cnet alone, layer by layer")
+    libraries.add_options(parser)
     arguments = parser.parse_args()
-    if arguments.worker:
-        arguments.mode = arguments.mode[0]
-        return worker(arguments)
-    print(f"batch {arguments.batch}, {arguments.threads} threads, medians of {arguments.rounds} rounds")
-    print(
-        f"{'net':12} {'mode':6} {'cnet ms':>9} {'NCHW ms':>9} {'NHWC ms':>9} {'ratio':>6}  (least-most), PyTorch / cnet"
-    )
+    try:
+        for name in arguments.nets:
+            parse(NETS.get(name, name))
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.profile:
+        return profile(arguments)
+
+    machine = libraries.describe(arguments)
+    print(timing.headline(machine, f"medians of {arguments.rounds} rounds; ratio is PyTorch's best time / cnet's"))
+    table = timing.Table(
+        ("net", "<12"), ("mode", "<5"), ("batch", "5"), ("threads", "7"), ("cnet ms", "9.3f"), ("NCHW ms", "9.3f"),
+        ("NHWC ms", "9.3f"), ("tcmalloc", "9.3f"), ("ratio", "6.2f"), ("(spread)", "<14"),
+        ("cnet MB", "7.1f"), ("pool", "6.1f"), ("torch MB", "8.1f"),
+    )  # fmt: skip
     results = []
-    for name in arguments.nets:
+    for name, batch, threads in cases(arguments):
         for mode in arguments.mode or MODES:
-            rounds = compare(arguments, NETS.get(name, name), mode)
-            middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-            ratios = [one["ratio"] for one in rounds]
-            print(
-                f"{name[:12]:12} {mode:6} {middle['cnet']:9.3f} {middle['nchw']:9.3f} {middle['channels_last']:9.3f} "
-                f"{middle['ratio']:6.2f}  ({min(ratios):.2f}-{max(ratios):.2f})",
-                flush=True,
-            )
-            results.append(
-                {"net": name, "mode": mode, "batch": arguments.batch, "threads": arguments.threads, **middle}
-            )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=1)
+            text = NETS.get(name, name)
+            result = compare(arguments, text, mode, batch, threads)
+            show(table, name, mode, batch, threads, result)
+            where = {"net": name, "text": text, "mode": mode, "batch": batch, "threads": threads}
+            results.append({**where, **result})
+    timing.write_json(machine, arguments, results)
 
 
 if __name__ == "__main__":

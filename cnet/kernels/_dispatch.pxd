@@ -153,6 +153,8 @@ cdef extern from "cnet.h":
             const cn_size* taps, cn_size column_step, cn_size kernel_width, cn_size rows, cn_size row_tap,
             cn_size row_step, const cn_size* offsets, const float* dy, const uint16_t* index, float* dx
         ) noexcept nogil
+        void (*probe_arithmetic_f32)(cn_size rounds, float factor, float term, float* y) noexcept nogil
+        void (*probe_memory_f32)(cn_size size, const float* x, float* y) noexcept nogil
 
 # The table in use. Read it once, before a parallel region.
 cdef const cn_table* table() noexcept nogil
