@@ -143,6 +143,7 @@ def elementwise_cases(level, budget):
     label = f"{size:,} floats"
     one, other, result = (array.reshape(-1, channels) for array in (x, dy, out))
     mean, variance, gain, dgain, shift = (np.full(channels, value, np.float32) for value in (0, 1, 1, 0, 0))
+    sums = np.empty((2, channels))
     work = np.empty(normalization.workspace(*one.shape), np.float32)
     yield case("relu forward", label, size, (x, out), lambda t: activation.relu_forward(x, out, t))
     yield case("relu backward", label, size, (x, dy, out), lambda t: activation.relu_backward(x, dy, out, t))
@@ -157,11 +158,14 @@ def elementwise_cases(level, budget):
     )
     yield case(
         "batch norm forward", label, 3 * size, (x, out),
-        lambda t: normalization.forward(one, mean, variance, 1e-5, gain, shift, result, work, t),
+        lambda t: normalization.forward(one, mean, gain, shift, result, t),
     )  # fmt: skip
     yield case(
-        "batch norm backward", label, 9 * size, (x, dy, out),
-        lambda t: normalization.backward(one, other, mean, variance, 1e-5, gain, result, dgain, shift, work, t),
+        "batch norm sums", label, 4 * size, (x, dy), lambda t: normalization.sums(one, other, mean, sums, work, t)
+    )
+    yield case(
+        "batch norm backward", label, 5 * size, (x, dy, out),
+        lambda t: normalization.backward(one, other, mean, gain, shift, shift, result, t),
     )  # fmt: skip
     # At rate 0 the weights stay what they are, however often it is called.
     yield case(
