@@ -57,17 +57,18 @@ CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
     return blend((ivec)CN_FIRST(n), (vec)_mm256_maskload_ps(p, CN_FIRST(n)), splat(fill));
 }
 CN_INLINE void store_part(float *p, vec v, cn_size n) { _mm256_maskstore_ps(p, CN_FIRST(n), (__m256)v); }
-#else
+#elif CN_LANES == 4
 CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
-    float lanes[CN_LANES];
-    for (int i = 0; i < CN_LANES; i++) lanes[i] = i < n ? p[i] : fill;
-    return load(lanes);
+    return (vec){n > 0 ? p[0] : fill, n > 1 ? p[1] : fill, n > 2 ? p[2] : fill, n > 3 ? p[3] : fill};
 }
 CN_INLINE void store_part(float *p, vec v, cn_size n) {
-    float lanes[CN_LANES];
-    store(lanes, v);
-    for (cn_size i = 0; i < n; i++) p[i] = lanes[i];
+    if (n > 0) p[0] = v[0];
+    if (n > 1) p[1] = v[1];
+    if (n > 2) p[2] = v[2];
+    if (n > 3) p[3] = v[3];
 }
+#else
+#error "write the parts of a vector for this number of lanes"
 #endif
 
 /* A vector, or the part of one that is left at the end of a row. */

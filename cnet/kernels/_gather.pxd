@@ -15,6 +15,8 @@ cdef class Gather(Pass):
     cdef Frame frame
     cdef Py_ssize_t channels, out_height, out_width, out_channels
     cdef Py_ssize_t groups, depth, breadth
+    # Pixels that the epilogue sees in one of ours, see `_blocked`.
+    cdef Py_ssize_t pixels
     cdef bint padded, depthwise
     cdef Py_ssize_t row_step, column_step
     cdef Py_ssize_t out_row_step, out_column_step

@@ -46,7 +46,7 @@ cdef class Gather(Pass):
         self.out_height, self.out_width, self.out_channels = target
         self.row_step, self.column_step = step
         self.out_row_step, self.out_column_step = out_step
-        self.groups = groups
+        self.groups, self.pixels = groups, 1
         self.depth = self.channels // groups
         self.breadth = self.out_channels // groups
         self.depthwise = groups > 1 and self.depth == 1 and self.breadth == 1
@@ -249,8 +249,9 @@ cdef class Gather(Pass):
         """Rows of one phase and one image, for ``width`` output channels from ``channel`` on."""
         cdef Py_ssize_t pixel = self.column_step * self.channels, out_pixel = self.out_column_step * self.out_channels
         cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), row, window, place
-        cdef Py_ssize_t block_pixel = self.channels if self.depthwise else c.tile_columns
-        cdef Py_ssize_t block_row = self.out_width * block_pixel
+        # The pixels of a block lie together, those of a panel apart.
+        cdef Py_ssize_t block_pixel = self.out_channels if self.depthwise or self.pixels > 1 else c.tile_columns
+        cdef Py_ssize_t block_row = self.out_width * block_pixel, windows
         cdef const cn_epilogue* epilogue = sink.epilogue
         cdef float* to
         if bias is not NULL:
@@ -273,8 +274,9 @@ cdef class Gather(Pass):
             source += source_row
             if epilogue is not NULL and row % epilogue.pool_rows == epilogue.pool_rows - 1:
                 window = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
-                place = window * (self.out_width // epilogue.pool_columns) * self.out_channels + channel
+                windows = self.out_width * self.pixels // epilogue.pool_columns
+                place = window * windows * (self.out_channels // self.pixels) + channel
                 c.epilogue_f32(
-                    epilogue, self.out_width // epilogue.pool_columns, width, channel, block, block_row, block_pixel,
+                    epilogue, windows, width // self.pixels, channel, block, block_row, block_pixel // self.pixels,
                     sink.y + place, sink.index + place if sink.index is not NULL else NULL,
-                    sink.before + place if sink.before is not NULL else NULL, self.out_channels)
+                    sink.before + place if sink.before is not NULL else NULL, self.out_channels // self.pixels)

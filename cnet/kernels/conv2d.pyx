@@ -3,11 +3,12 @@
 Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The work is done by passes (``_passes``),
 of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), Winograd's filtering where
 it needs less arithmetic (``_winograd``, ``_winograd_grad``), and overlapping products for the input gradient of few
-channels (``_overlap``). A rule on the shapes chooses; see ``Conv2d``.
+channels (``_overlap``), blocks of pixels for few output channels (``_blocked``). A rule on the shapes chooses.
 """
 
 from libc.stdint cimport uint8_t
 
+from cnet.kernels._blocked cimport Blocked, BlockedGrad
 from cnet.kernels._direct_grad cimport DirectGrad
 from cnet.kernels._dispatch cimport table
 from cnet.kernels._gather cimport Gather
@@ -16,6 +17,8 @@ from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
+
+from cnet.kernels import _blocked
 
 cdef enum:
     # Rows of fewer pixels than this fill a register tile badly.
@@ -48,10 +51,12 @@ cdef class Conv2d:
     cdef bint forced
     cdef Gather gather, scatter
     cdef DirectGrad direct_grad
-    # None where they do not apply.
+    # None where they do not apply, or never pay.
     cdef Winograd winograd, winograd_scatter
     cdef WinogradGrad winograd_grad
     cdef Overlap overlap
+    cdef Blocked blocked
+    cdef BlockedGrad blocked_grad
 
     def __init__(
         self, Py_ssize_t in_channels, Py_ssize_t out_channels, Py_ssize_t height, Py_ssize_t width, kernel,
@@ -89,6 +94,14 @@ cdef class Conv2d:
         cdef bint plain = tuple(stride) == (1, 1) and tuple(dilation) == (1, 1) and groups == 1
         if groups == 1 and tuple(dilation) == (1, 1) and algorithm in ("auto", "overlap"):
             self.overlap = Overlap(target, source, kernel, stride, top, left)
+        if groups == 1 and tuple(dilation) == (1, 1) and algorithm == "auto" and not self.flat:
+            lanes, shape = table().lanes, (self.out_width, kernel[1], stride[1], out_channels)
+            pixels = _blocked.best_pixels(lanes, *shape, forward=True)
+            if pixels > 1:
+                self.blocked = Blocked(source, target, kernel, stride, top, left, pixels)
+            pixels = _blocked.best_pixels(lanes, *shape, forward=False)
+            if pixels > 1:
+                self.blocked_grad = BlockedGrad(source, target, kernel, stride, top, left, pixels)
         if algorithm not in ("direct", "overlap") and tuple(kernel) == (3, 3) and plain and max(padding) <= 2:
             m = 4 if algorithm == "winograd4" else 2
             self.winograd = Winograd(source, target, top, left, m)
@@ -115,6 +128,8 @@ cdef class Conv2d:
     cdef Pass forward_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd
+        if self.blocked is not None and self.blocked.fits():
+            return self.blocked
         return self.gather
 
     cdef Pass input_grad_pass(self, Py_ssize_t samples):
@@ -127,6 +142,8 @@ cdef class Conv2d:
     cdef GradPass weight_grad_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd_grad
+        if self.blocked_grad is not None:
+            return self.blocked_grad
         return self.direct_grad
 
     def forward_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):

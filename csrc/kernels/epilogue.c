@@ -4,21 +4,33 @@
 
 typedef uint8_t bytes __attribute__((vector_size(CN_LANES), aligned(1), may_alias));
 
+/* A byte for each of the first n <= CN_LANES lanes. */
+#if defined(__AVX512BW__) && CN_LANES == 16
+CN_INLINE bytes load_bytes_part(const uint8_t *p, cn_size n) { return (bytes)_mm_maskz_loadu_epi8(CN_FIRST(n), p); }
+CN_INLINE void store_bytes_part(uint8_t *p, bytes v, cn_size n) {
+    _mm_mask_storeu_epi8(p, CN_FIRST(n), (__m128i)v);
+}
+#else
+CN_INLINE bytes load_bytes_part(const uint8_t *p, cn_size n) {
+    bytes v = {0};
+    for (cn_size i = 0; i < n; i++) v[i] = p[i];
+    return v;
+}
+CN_INLINE void store_bytes_part(uint8_t *p, bytes v, cn_size n) {
+    for (cn_size i = 0; i < n; i++) p[i] = v[i];
+}
+#endif
+
 CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size lanes) {
     const bytes narrow = __builtin_convertvector(v, bytes);
     if (lanes == CN_LANES)
         *(bytes *)p = narrow;
     else
-        for (cn_size i = 0; i < lanes; i++) p[i] = narrow[i];
+        store_bytes_part(p, narrow, lanes);
 }
 
 CN_INLINE ivec load_bytes(const uint8_t *p, cn_size lanes) {
-    bytes wide = {0};
-    if (lanes == CN_LANES)
-        wide = *(const bytes *)p;
-    else
-        for (cn_size i = 0; i < lanes; i++) wide[i] = p[i];
-    return __builtin_convertvector(wide, ivec);
+    return __builtin_convertvector(lanes == CN_LANES ? *(const bytes *)p : load_bytes_part(p, lanes), ivec);
 }
 
 /* The parameters of a vector of channels; what an epilogue does without is left out when the calls are unrolled. */

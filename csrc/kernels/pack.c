@@ -19,10 +19,11 @@
 #error "write the perfect shuffle for this number of lanes"
 #endif
 
-/* A square of CN_LANES x CN_LANES: log2(CN_LANES) rounds of perfect shuffles transpose it in registers. */
-static void transpose_square(const float *x, cn_size x_row, float *y, cn_size y_row) {
+/* A square of CN_LANES x CN_LANES, or a part of one: log2(CN_LANES) rounds of perfect shuffles transpose it in registers.
+ */
+CN_INLINE void transpose_square(cn_size rows, cn_size columns, const float *x, cn_size x_row, float *y, cn_size y_row) {
     vec a[CN_LANES], b[CN_LANES];
-    CN_UNROLL for (int i = 0; i < CN_LANES; i++) a[i] = load(x + i * x_row);
+    CN_UNROLL for (int i = 0; i < CN_LANES; i++) a[i] = i < rows ? load_lanes(x + i * x_row, columns) : (vec){0};
     CN_UNROLL for (int round = 0; round < ROUNDS; round++) {
         CN_UNROLL for (int i = 0; i < CN_LANES / 2; i++) {
             b[2 * i] = INTERLEAVE_LOW(a[i], a[i + CN_LANES / 2]);
@@ -30,17 +31,29 @@ static void transpose_square(const float *x, cn_size x_row, float *y, cn_size y_
         }
         CN_UNROLL for (int i = 0; i < CN_LANES; i++) a[i] = b[i];
     }
-    CN_UNROLL for (int i = 0; i < CN_LANES; i++) store(y + i * y_row, a[i]);
+    CN_UNROLL for (int i = 0; i < CN_LANES; i++) if (i < columns) store_lanes(y + i * y_row, a[i], rows);
+}
+
+static void transpose_whole(const float *x, cn_size x_row, float *y, cn_size y_row) {
+    transpose_square(CN_LANES, CN_LANES, x, x_row, y, y_row);
+}
+
+static void transpose_part(cn_size rows, cn_size columns, const float *x, cn_size x_row, float *y, cn_size y_row) {
+    transpose_square(rows, columns, x, x_row, y, y_row);
 }
 
 /* y[j, i] = x[i, j] for i < rows and j < columns. */
 void CN_NAME(transpose_f32)(cn_size rows, cn_size columns, const float *x, cn_size x_row, float *y, cn_size y_row) {
-    const cn_size whole_rows = rows - rows % CN_LANES, whole_columns = columns - columns % CN_LANES;
-    for (cn_size i = 0; i < whole_rows; i += CN_LANES)
-        for (cn_size j = 0; j < whole_columns; j += CN_LANES)
-            transpose_square(x + i * x_row + j, x_row, y + j * y_row + i, y_row);
-    for (cn_size i = 0; i < rows; i++)
-        for (cn_size j = i < whole_rows ? whole_columns : 0; j < columns; j++) y[j * y_row + i] = x[i * x_row + j];
+    for (cn_size i = 0; i < rows; i += CN_LANES)
+        for (cn_size j = 0; j < columns; j += CN_LANES) {
+            const cn_size high = min_size(CN_LANES, rows - i), wide = min_size(CN_LANES, columns - j);
+            const float *from = x + i * x_row + j;
+            float *to = y + j * y_row + i;
+            if (high == CN_LANES && wide == CN_LANES)
+                transpose_whole(from, x_row, to, y_row);
+            else
+                transpose_part(high, wide, from, x_row, to, y_row);
+        }
 }
 
 /* panel[i, j] = x[i, j] for i < rows and j < columns <= CN_PANEL, and 0 in the other columns of the panel. */
