@@ -1,9 +1,9 @@
 """Convolutions with few output channels, written as convolutions with many.
 
-With channels last, the channels of neighbouring output pixels lie side by side: a block of p pixels of c channels is one
-pixel of p c channels. It sees a window that is wider by p - 1 steps, with weights that are zero where a tap is beyond
-the window of the pixel a channel belongs to. So a convolution becomes one of stride p s with p times the output
-channels, computed by the same passes; vectors are full, and of the products with zeros there are fewer than lanes gained.
+With channels last, the channels of neighbouring output pixels lie side by side: a block of p pixels of c channels is
+one pixel of p c channels. It sees a window that is wider by p - 1 steps, with weights that are zero where a tap is
+beyond the window of the pixel a channel belongs to. So a convolution becomes one of stride p s with p times the output
+channels, computed by the same passes; vectors are full, and there are fewer products with zeros than lanes gained.
 """
 
 from libc.string cimport memcpy, memset
