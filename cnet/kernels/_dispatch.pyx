@@ -13,11 +13,6 @@ cdef extern from "openmp.h":
     void cn_release_threads() noexcept nogil
     int cn_has_openmp() noexcept nogil
 
-# Multiply-adds that one thread must have to itself before another is called in: about a microsecond of work, twice what
-# waking a waiting thread costs.
-cdef enum:
-    GRAIN = 65536
-
 cdef const cn_table* in_use = cn_table_at(0)
 
 

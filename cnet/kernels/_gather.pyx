@@ -19,7 +19,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
+from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team
 from cnet.kernels._frame cimport frame_row, image_floats, load_rows
 from cnet.kernels._passes cimport Pass, Sink, Source
 
@@ -149,16 +149,17 @@ cdef class Gather(Pass):
         cdef const cn_table* c = table()
         cdef Py_ssize_t panel = c.tile_columns, packed_size = (self.packed_size(panel) + 15) // 16 * 16
         cdef Py_ssize_t share = self.images_per_item(samples, panel), batches = (samples + share - 1) // share
-        # Blocks of rows end where windows of the epilogue do.
+        cdef Py_ssize_t work = samples * self.taps * self.depth * self.out_channels * self.phase_rows * (
+            self.out_width // self.out_column_step)
+        # Blocks of rows end where windows of the epilogue do, and are worth a thread's while.
         cdef Py_ssize_t unit = sink.epilogue.pool_rows if sink.epilogue is not NULL else 1
-        cdef Py_ssize_t units = self.phase_rows // unit, blocks = max(1, min(units, (ITEMS + batches - 1) // batches))
+        cdef Py_ssize_t units = self.phase_rows // unit
+        cdef Py_ssize_t blocks = max(1, min(min(units, (ITEMS + batches - 1) // batches), work // batches // GRAIN))
         cdef bint through = x.epilogue is not NULL
         cdef Py_ssize_t scratch_size = share * self.image_size(through) + self.block_size(panel, sink.epilogue)
         cdef float* scratch = workspace + packed_size
         cdef Py_ssize_t panels = 1 if self.depthwise else self.groups * ((self.breadth + panel - 1) // panel)
         cdef Py_ssize_t item, batch, block
-        cdef Py_ssize_t work = samples * self.taps * self.depth * self.out_channels * self.phase_rows * (
-            self.out_width // self.out_column_step)
         cdef int count = team(panels, packed_size // 4, threads)
         for item in prange(panels, nogil=True, schedule="static", num_threads=count):
             self.pack(c, item, weight, transposed, workspace)
@@ -178,7 +179,7 @@ cdef class Gather(Pass):
         """Panel ``item`` of every phase, in the order in which the phase's segments meet the taps."""
         cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
         cdef Py_ssize_t group = item // panels, column = item % panels * panel
-        cdef Py_ssize_t count = min(panel, self.breadth - column), number, place, tap
+        cdef Py_ssize_t count = min(panel, self.breadth - column), number, place, tap, taps
         cdef Phase* phase
         cdef float* to
         for number in range(self.phase_count):
@@ -190,18 +191,24 @@ cdef class Gather(Pass):
                            self.channels * sizeof(float))
                 continue
             to = packed + (phase.packed * panels * self.groups + item * phase.taps * self.depth) * panel
-            for place in range(phase.taps):
+            place = 0
+            while place < phase.taps:
                 tap = phase.order[place]
+                taps = 1
                 if transposed:
                     c.pack_transposed_f32(
                         self.depth, count, weight + (tap * self.breadth + column) * self.channels + group * self.depth,
                         self.channels, to)
                 else:
+                    # Taps that follow each other in memory too are packed together.
+                    while place + taps < phase.taps and phase.order[place + taps] == tap + taps:
+                        taps = taps + 1
                     c.pack_f32(
-                        self.depth, count,
+                        taps * self.depth, count,
                         weight + tap * self.depth * self.out_channels + group * self.breadth + column,
                         self.out_channels, to)
-                to += self.depth * panel
+                to += taps * self.depth * panel
+                place = place + taps
 
     cdef void run_item(
         self, const cn_table* c, const Source* x, const float* packed, const float* bias, const Sink* sink,

@@ -11,7 +11,7 @@ stays in the second-level cache, and added up from there.
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
+from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team
 from cnet.kernels._frame cimport frame_row, load_rows
 from cnet.kernels._passes cimport Pass, Sink, Source
 
@@ -74,7 +74,8 @@ cdef class Overlap(Pass):
     cdef Py_ssize_t rows_per_item(self, Py_ssize_t samples) noexcept nogil:
         cdef Py_ssize_t source_rows = PRODUCTS // (self.frame.width * self.products())
         cdef Py_ssize_t fitting = (source_rows - self.kernel_height // self.row_step - 1) * self.row_step
-        cdef Py_ssize_t blocks = (ITEMS + samples - 1) // samples
+        cdef Py_ssize_t work = self.frame.height * self.frame.width * self.products() * self.frame.channels
+        cdef Py_ssize_t blocks = max(<Py_ssize_t>1, min((ITEMS + samples - 1) // samples, work // GRAIN))
         # Rows at the seams are multiplied twice: not for fewer rows than the kernel has.
         return min(self.height, max(self.kernel_height, min(fitting, (self.height + blocks - 1) // blocks)))
 

@@ -43,9 +43,14 @@ class _Block(Layer):
             layer._fused = True
 
     def _forward(self, x: Float32Array) -> Float32Array:
-        self.training = any(layer.training for layer in self.layers)
-        self._apart = any(layer.training != self.training or layer._hooked for layer in self.layers)
-        if not self._apart:
+        training = self.layers[0].training
+        apart = False
+        for layer in self.layers:
+            if layer.training is not training or layer._forward_hooks or layer._backward_hooks:
+                apart = True
+                training = training or layer.training
+        self.training, self._apart = training, apart
+        if not apart:
             return self._forward_fused(x)
         for layer in self.layers:
             x = layer.forward(x)

@@ -80,10 +80,6 @@ class Hooks:
         """
         return self._register(self._backward_hooks, hook)
 
-    @property
-    def _hooked(self) -> bool:
-        return bool(self._forward_hooks or self._backward_hooks)
-
     def _register(self, hooks: dict[int, Hook], hook: Hook) -> HookHandle:
         if not callable(hook):
             raise TypeError(_check.message(type(self).__name__, f"hook is a {type(hook).__name__}", "a function"))

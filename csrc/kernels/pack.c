@@ -56,14 +56,21 @@ void CN_NAME(transpose_f32)(cn_size rows, cn_size columns, const float *x, cn_si
         }
 }
 
+#if CN_TILE_VECTORS != 2
+#error "panels are packed as two vectors"
+#endif
+
 /* panel[i, j] = x[i, j] for i < rows and j < columns <= CN_PANEL, and 0 in the other columns of the panel. */
 void CN_NAME(pack_f32)(cn_size rows, cn_size columns, const float *x, cn_size x_row, float *panel) {
     if (columns == CN_PANEL) {
         for (cn_size i = 0; i < rows; i++, x += x_row, panel += CN_PANEL)
             CN_UNROLL for (int v = 0; v < CN_TILE_VECTORS; v++) store(panel + v * CN_LANES, load(x + v * CN_LANES));
     } else {
-        for (cn_size i = 0; i < rows; i++, x += x_row, panel += CN_PANEL)
-            for (cn_size j = 0; j < CN_PANEL; j++) panel[j] = j < columns ? x[j] : 0;
+        const cn_size first = min_size(CN_LANES, columns), second = columns - first;
+        for (cn_size i = 0; i < rows; i++, x += x_row, panel += CN_PANEL) {
+            store(panel, load_lanes(x, first));
+            store(panel + CN_LANES, load_part(x + first, second, 0));
+        }
     }
 }
 
