@@ -16,6 +16,8 @@ from cnet.random import default_generator
 
 Pair = int | tuple[int, int]
 
+_ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
+
 
 class Conv2d(Layer):
     r"""2-D convolution (cross-correlation, as is usual) of images.
@@ -47,6 +49,9 @@ class Conv2d(Layer):
         Whether to add :math:`b`.
     init, bias_init : str or Initializer, optional
         Initial weights and bias; default ``U(-1/sqrt(f), 1/sqrt(f))`` with ``f = in_channels / groups * kh * kw``.
+    algorithm : {"auto", "direct", "winograd2", "winograd4"}, default "auto"
+        How sums are formed, see Notes. The latter two are for 3 x 3 windows with stride 1, dilation 1, one group and
+        padding up to 2.
 
     Attributes
     ----------
@@ -68,10 +73,14 @@ class Conv2d(Layer):
     -----
     Kept for backward: the input. Kernels read it with channels last; an array in PyTorch's order is converted once.
 
+    ``"winograd2"`` is Winograd's minimal filtering with output tiles of 2 x 2: 2.25 times fewer multiplications, as
+    accurate as direct summation; ``"auto"`` takes it where it is faster. ``"winograd4"`` has tiles of 4 x 4, 4 times
+    fewer multiplications, and errors some 5 to 10 times those of direct summation (about 1e-6 of the largest output).
+
     References
     ----------
     PyTorch, ``torch.nn.Conv2d``. V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning",
-    arXiv:1603.07285.
+    arXiv:1603.07285. A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 
     Examples
     --------
@@ -97,6 +106,7 @@ class Conv2d(Layer):
         *,
         init: str | Initializer | None = None,
         bias_init: str | Initializer | None = None,
+        algorithm: str = "auto",
     ) -> None:
         super().__init__()
         self.in_channels = None if in_channels is None else _check.integer("Conv2d", "in_channels", in_channels, 1)
@@ -108,6 +118,8 @@ class Conv2d(Layer):
         self.padding = padding if isinstance(padding, str) else _check.pair("Conv2d", "padding", padding, 0)
         self._sides = self._padding_sides()
         self._check_groups(self.in_channels)
+        self.algorithm = _check.choice("Conv2d", "algorithm", algorithm, _ALGORITHMS)
+        self._check_algorithm()
         self.init = FanInUniform() if init is None else get_initializer(init)
         self.bias_init = FanInUniform() if bias_init is None else get_initializer(bias_init)
         self.weight = Parameter(name="weight")
@@ -165,6 +177,13 @@ class Conv2d(Layer):
                     _check.message("Conv2d", f"{name} is {channels}", f"a multiple of groups={self.groups}")
                 )
 
+    def _check_algorithm(self) -> None:
+        fits = self.kernel_size == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
+        if self.algorithm.startswith("winograd") and not (fits and max(self._sides) <= 2):
+            expected = "3 x 3 windows, stride 1, dilation 1, one group and padding up to 2"
+            remedy = 'Use algorithm="auto".'
+            raise ValueError(_check.message("Conv2d", f"algorithm is {self.algorithm!r}", expected, remedy))
+
     def _create(self, in_channels: int) -> None:
         self.in_channels = in_channels
         generator, depth = default_generator(), in_channels // self.groups
@@ -180,7 +199,7 @@ class Conv2d(Layer):
             self._create(channels)
         self._kernel = conv2d.Conv2d(
             channels, self.out_channels, height, width, self.kernel_size, self.stride, self._sides, self.dilation,
-            self.groups,
+            self.groups, self.algorithm,
         )  # fmt: skip
 
     def _forward(self, x: Float32Array) -> Float32Array:
@@ -216,6 +235,6 @@ class Conv2d(Layer):
 
     def _signature(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
-        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "algorithm": "auto"}
         parts += [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
         return ", ".join(parts if self.bias else [*parts, "bias=False"])
