@@ -19,14 +19,16 @@ from setuptools.command.build_ext import build_ext
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 ISAS = {
-    "x86_64": {"baseline": [], "avx2": _AVX2, "avx512": _AVX512},
+    # The baseline is for machines that have none of the others: it had better be small than fast.
+    "x86_64": {"baseline": ["-O2"], "avx2": _AVX2, "avx512": _AVX512},
     "aarch64": {"baseline": [], "neon": []},
 }
 
 # gnu11, not c11: the strict standards switch off the contraction of a * b + c into one instruction. The loops are
 # vectorised by hand, so the compiler's own straight-line vectoriser only gets in the way of the register tiles.
 C_FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fno-tree-slp-vectorize"]
-SHARED_FLAGS = ["-O3", "-g0", "-fvisibility=hidden"]
+# What is not a kernel only divides work: it need not be unrolled.
+SHARED_FLAGS = ["-O2", "-g0", "-fvisibility=hidden"]
 
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 # Sanitizers and the like: CNET_CFLAGS is added to every compile and link.

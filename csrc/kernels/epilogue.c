@@ -111,10 +111,11 @@ CN_INLINE void epilogue(const int activation, const int normalised, const cn_siz
         M(activation, normalised, e->pool_rows, e->pool_columns);
 #define WITH_NORMALISATION(M, activation)                                                                             \
     if (e->mean) {                                                                                                    \
-        WITH_WINDOW(M, activation, 1)                                                                                 \
+        M(activation, 1);                                                                                             \
     } else {                                                                                                          \
-        WITH_WINDOW(M, activation, 0)                                                                                 \
+        M(activation, 0);                                                                                             \
     }
+/* Calls M(activation, normalised) with constants. */
 #define WITH_EPILOGUE(M)                                                                                              \
     if (e->activation == CN_RELU) {                                                                                   \
         WITH_NORMALISATION(M, CN_RELU)                                                                                \
@@ -132,7 +133,9 @@ void CN_NAME(epilogue_f32)(const cn_epilogue *e, cn_size windows, cn_size width,
 #define ROW(activation, normalised, rows, columns)                                                                    \
     epilogue(activation, normalised, rows, columns, e, windows, width, channel, x, x_row, x_pixel, y, index, before,  \
              y_pixel)
-    WITH_EPILOGUE(ROW)
+#define ROW_OF(activation, normalised) WITH_WINDOW(ROW, activation, normalised)
+    WITH_EPILOGUE(ROW_OF)
+#undef ROW_OF
 #undef ROW
 }
 
@@ -181,7 +184,7 @@ CN_INLINE void epilogue_sums(const int activation, const int normalised, const c
  * slope. x[i, c] is `before` of the forward pass, or y where that was not kept; NULL without an activation. */
 void CN_NAME(epilogue_sums_f32)(const cn_epilogue *e, cn_size pixels, cn_size channels, const float *dy, const float *x,
                                 float *total, float *product, float *dslope) {
-#define SUMS(activation, normalised, rows, columns)                                                                   \
+#define SUMS(activation, normalised)                                                                                  \
     epilogue_sums(activation, normalised, e, pixels, channels, dy, x, total, product, dslope)
     WITH_EPILOGUE(SUMS)
 #undef SUMS
@@ -232,15 +235,18 @@ CN_INLINE void epilogue_grad(const int activation, const int normalised, const c
 void CN_NAME(epilogue_grad_f32)(const cn_epilogue *e, cn_size windows, cn_size channels, cn_size first, cn_size last,
                                 const float *dy, const float *x, const uint8_t *index, const float *raw,
                                 cn_size raw_row, const float *factor, const float *offset, float *dx, cn_size dx_row) {
-#define GRAD_OF(activation, normalised, columns, first, last)                                                         \
+    /* The columns of a window are a constant where they usually are; which rows are wanted may differ. */
+#define GRAD(activation, normalised, columns)                                                                         \
     epilogue_grad(activation, normalised, columns, first, last, e, windows, channels, dy, x, index, raw, raw_row,     \
                   factor, offset, dx, dx_row)
-#define GRAD(activation, normalised, rows, columns)                                                                   \
-    if (first == 0 && last == (rows))                                                                                 \
-        GRAD_OF(activation, normalised, columns, 0, rows);                                                            \
+#define GRAD_OF(activation, normalised)                                                                               \
+    if (e->pool_columns == 1)                                                                                         \
+        GRAD(activation, normalised, 1);                                                                              \
+    else if (e->pool_columns == 2)                                                                                    \
+        GRAD(activation, normalised, 2);                                                                              \
     else                                                                                                              \
-        GRAD_OF(activation, normalised, columns, first, last)
-    WITH_EPILOGUE(GRAD)
-#undef GRAD
+        GRAD(activation, normalised, e->pool_columns)
+    WITH_EPILOGUE(GRAD_OF)
 #undef GRAD_OF
+#undef GRAD
 }
