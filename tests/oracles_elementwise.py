@@ -85,6 +85,74 @@ def _taps(
                 yield row, column, i * kernel[1] + j, (h, w)
 
 
+def normalise(x: Any, mean: Any, scale: Any, shift: Any) -> Array:
+    """``(x - mean) * scale + shift``, with one of each for a column."""
+    x, mean, scale, shift = (np.asarray(array, dtype=np.float64) for array in (x, mean, scale, shift))
+    return (x - mean) * scale + shift
+
+
+def batch_norm_backward(x: Any, dy: Any, eps: float, weight: Any = 1.0) -> tuple[Array, Array, Array]:
+    """``dx, dweight, dbias`` of ``(x - mean) / sqrt(variance + eps) * weight + bias`` by the statistics of the rows."""
+    x, dy, weight = (np.asarray(array, dtype=np.float64) for array in (x, dy, weight))
+    inverse = 1 / np.sqrt(x.var(axis=0) + eps)
+    h = (x - x.mean(axis=0)) * inverse
+    dx = weight * inverse * (dy - dy.mean(axis=0) - h * (dy * h).mean(axis=0))
+    return dx, (dy * h).sum(axis=0), dy.sum(axis=0)
+
+
+def epilogue_forward(
+    x: Any, activation: str, pool: Pair, slope: Any = None, normalisation: Any = None
+) -> tuple[Array, Any, Any]:
+    """Normalisation, activation and the maximum of windows side by side; the tap that won, and the ``x`` it had.
+
+    ReLU and the identity never exchange two numbers, so there the largest input wins, though the outputs be equal.
+    """
+    values = np.asarray(x, dtype=np.float64) if normalisation is None else normalise(x, *normalisation)
+    out = (values.shape[1] // pool[0], values.shape[2] // pool[1])
+    outputs = {"identity": values, "relu": relu_forward(values)}.get(activation)
+    outputs = leaky_relu_forward(values, slope) if outputs is None else outputs
+    y, index = maxpool2d_forward(outputs, pool, pool, (0, 0), (1, 1), out)
+    if activation != "slope":
+        _, index = maxpool2d_forward(values, pool, pool, (0, 0), (1, 1), out)
+    before = np.empty(index.shape, dtype=np.asarray(x).dtype)
+    for row, column, tap, cell in _taps(values.shape, pool, pool, (0, 0), (1, 1), out):
+        won = index[:, row, column] == tap
+        before[:, row, column][won] = x[:, cell[0], cell[1]][won]
+    return y, index, before
+
+
+def through_activation(
+    dy: Any, before: Any, activation: str, slope: Any = None, normalisation: Any = None
+) -> tuple[Array, Array]:
+    """The gradient behind the activation at each winner, and what the activation had for input there."""
+    inputs = np.asarray(before, dtype=np.float64) if normalisation is None else normalise(before, *normalisation)
+    if activation == "identity":
+        return np.asarray(dy, dtype=np.float64), inputs
+    if activation == "relu":
+        return relu_backward(inputs, dy), inputs
+    return leaky_relu_backward(inputs, slope, dy), inputs
+
+
+def epilogue_backward(
+    dy: Any,
+    before: Any,
+    index: Any,
+    raw: Any,
+    activation: str,
+    pool: Pair,
+    slope: Any = None,
+    normalisation: Any = None,
+    factor: Any = 0.0,
+    offset: Any = 0.0,
+) -> Array:
+    """The gradient of ``x``, here ``raw``, less what the statistics of a normalisation take back."""
+    g, _ = through_activation(dy, before, activation, slope, normalisation)
+    if normalisation is not None:
+        g = g * normalisation[1]
+    dx = maxpool2d_backward(g, index, np.shape(raw), pool, pool, (0, 0), (1, 1))
+    return dx if normalisation is None else dx - ((raw - np.float64(normalisation[0])) * factor + offset)
+
+
 def softmax(x: Any) -> Array:
     """``e^x / sum(e^x)`` over each row."""
     x = np.asarray(x, dtype=np.float64)

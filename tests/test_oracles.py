@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 import oracles
+import oracles_elementwise as elementwise
 import pytest
 from kernel_cases import EPS, Guarded, assert_close, assert_same_bytes, call_in_child, needs_fence, read_only
 
@@ -43,6 +44,48 @@ def test_dense_gradients_match_differences() -> None:
     np.testing.assert_allclose(dx, numeric(lambda v: forward(v, weight, bias), x, dy), rtol=1e-8)
     np.testing.assert_allclose(dweight, numeric(lambda v: forward(x, v, bias), weight, dy), rtol=1e-8)
     np.testing.assert_allclose(dbias, numeric(lambda v: forward(x, weight, v), bias, dy), rtol=1e-8)
+
+
+def test_batch_norm_gradients_match_differences() -> None:
+    generator = np.random.default_rng(3)
+    x, dy = generator.standard_normal((7, 3)), generator.standard_normal((7, 3))
+    weight, bias, eps = generator.standard_normal(3), generator.standard_normal(3), 0.1
+
+    def forward(x, weight, bias):
+        return elementwise.normalise(x, x.mean(axis=0), weight / np.sqrt(x.var(axis=0) + eps), bias)
+
+    dx, dweight, dbias = elementwise.batch_norm_backward(x, dy, eps, weight)
+    numeric = oracles.numeric_gradient
+    np.testing.assert_allclose(dx, numeric(lambda v: forward(v, weight, bias), x, dy), atol=1e-8)
+    np.testing.assert_allclose(dweight, numeric(lambda v: forward(x, v, bias), weight, dy), atol=1e-8)
+    np.testing.assert_allclose(dbias, numeric(lambda v: forward(x, weight, v), bias, dy), atol=1e-8)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "relu", "slope"])
+def test_epilogue_gradients_match_differences(activation: str, normalised: bool) -> None:
+    generator = np.random.default_rng(4)
+    x, dy = generator.standard_normal((2, 4, 6, 3)), generator.standard_normal((2, 2, 2, 3))
+    slope, mean, scale, shift = generator.standard_normal((4, 3))
+    fixed = (mean, scale, shift) if normalised else None
+
+    def forward(x, slope=slope, normalisation=fixed):
+        return elementwise.epilogue_forward(x, activation, (2, 3), slope, normalisation)[0]
+
+    _, index, before = elementwise.epilogue_forward(x, activation, (2, 3), slope, fixed)
+    g, inputs = elementwise.through_activation(dy, before, activation, slope, fixed)
+    back = elementwise.epilogue_backward(dy, before, index, x, activation, (2, 3), slope, fixed)
+    numeric = oracles.numeric_gradient
+    np.testing.assert_allclose(back, numeric(forward, x, dy), atol=1e-8)
+    if activation == "slope":
+        rows = inputs.reshape(-1, 3), dy.reshape(-1, 3)
+        expected = elementwise.prelu_slope_grad(*rows, 3)
+        np.testing.assert_allclose(expected, numeric(lambda v: forward(x, slope=v), slope, dy), atol=1e-8)
+    if normalised:
+        by_shift = numeric(lambda v: forward(x, normalisation=(mean, scale, v)), shift, dy)
+        np.testing.assert_allclose(g.sum(axis=(0, 1, 2)), by_shift, atol=1e-8)
+        by_scale = numeric(lambda v: forward(x, normalisation=(mean, v, shift)), scale, dy)
+        np.testing.assert_allclose((g * (before - mean)).sum(axis=(0, 1, 2)), by_scale, atol=1e-8)
 
 
 def test_conv2d_oracle_by_definition() -> None:

@@ -3,7 +3,8 @@
 With channels last, the channels of neighbouring output pixels lie side by side: a block of p pixels of c channels is
 one pixel of p c channels. It sees a window that is wider by p - 1 steps, with weights that are zero where a tap is
 beyond the window of the pixel a channel belongs to. So a convolution becomes one of stride p s with p times the output
-channels, computed by the same passes; vectors are full, and there are fewer products with zeros than lanes gained.
+channels, computed by the same passes; vectors are full, and there are fewer products with zeros than lanes gained. (A
+pixel that is not a number may so reach a whole block.)
 """
 
 from libc.string cimport memcpy, memset
@@ -31,9 +32,10 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
 
 
 def best_pixels(
-    Py_ssize_t lanes, Py_ssize_t width, Py_ssize_t kernel_width, Py_ssize_t step, Py_ssize_t channels, bint forward
+    Py_ssize_t lanes, Py_ssize_t width, Py_ssize_t kernel_width, Py_ssize_t step, Py_ssize_t channels, bint forward,
+    bint forced,
 ):
-    """The number of pixels in a block that needs the least time a pixel; 1 where no block pays."""
+    """The pixels in a block that needs the least time a pixel; 1 where none pays, or if forced, none is possible."""
     cdef Py_ssize_t pixels, vectors, best = 1
     cdef double operations, least = 0
     for pixels in range(1, max(<Py_ssize_t>1, min(width, 2 * lanes // channels)) + 1):
@@ -46,7 +48,7 @@ def best_pixels(
             # Reading and writing wide weights costs too: a fifth of the operations must be saved at least.
             if pixels == 1:
                 least = 0.8 * operations
-            elif operations < least:
+            elif operations < least or (forced and best == 1):
                 best, least = pixels, operations
     return best
 

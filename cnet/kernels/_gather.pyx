@@ -132,7 +132,7 @@ cdef class Gather(Pass):
         """Floats of a row of windows of one panel, which waits in the nearest cache for its epilogue."""
         if epilogue is NULL:
             return 0
-        return epilogue.pool_rows * self.out_width * (self.channels + 15 if self.depthwise else panel) // 16 * 16
+        return (epilogue.pool_rows * self.out_width * (self.channels if self.depthwise else panel) + 15) // 16 * 16
 
     cdef Py_ssize_t workspace_size(
         self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads
@@ -225,6 +225,8 @@ cdef class Gather(Pass):
         if self.padded or through:
             # Up to the last row that the last window of this block reads.
             last_source = min(self.frame.rows, (last_row - 1) * self.row_step + self.reach)
+            # There may be none left, where no window meets the image.
+            first_source = min(first_source, last_source)
             source, image_size = scratch, self.image_size(through)
             for image in range(first_image, last_image):
                 load_rows(

@@ -30,7 +30,7 @@ cdef enum:
     # What adding up one tap's products costs, in multiply-adds of a vector.
     OVERLAP_COST = 3
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks")
 
 
 cdef class Conv2d:
@@ -40,6 +40,7 @@ cdef class Conv2d:
     ``(top, bottom, left, right)``. ``algorithm`` "auto" takes F(2x2, 3x3) where it pays; "winograd2" and "winograd4"
     (F(4x4, 3x3), which loses a decimal digit) take theirs for every 3x3 convolution of stride 1, without groups and
     with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
+    "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and dilation that has any;
     "direct" takes none of these.
     """
 
@@ -91,18 +92,19 @@ cdef class Conv2d:
 
         self.direct_grad = DirectGrad(self.gather)
         self.forced = algorithm != "auto"
-        cdef bint plain = tuple(stride) == (1, 1) and tuple(dilation) == (1, 1) and groups == 1
-        if groups == 1 and tuple(dilation) == (1, 1) and algorithm in ("auto", "overlap"):
+        cdef bint plain = groups == 1 and tuple(dilation) == (1, 1)
+        if plain and algorithm in ("auto", "overlap"):
             self.overlap = Overlap(target, source, kernel, stride, top, left)
-        if groups == 1 and tuple(dilation) == (1, 1) and algorithm == "auto" and not self.flat:
+        if plain and algorithm in ("auto", "blocks") and not self.flat:
             lanes, shape = table().lanes, (self.out_width, kernel[1], stride[1], out_channels)
-            pixels = _blocked.best_pixels(lanes, *shape, forward=True)
+            pixels = _blocked.best_pixels(lanes, *shape, forward=True, forced=self.forced)
             if pixels > 1:
                 self.blocked = Blocked(source, target, kernel, stride, top, left, pixels)
-            pixels = _blocked.best_pixels(lanes, *shape, forward=False)
+            pixels = _blocked.best_pixels(lanes, *shape, forward=False, forced=self.forced)
             if pixels > 1:
                 self.blocked_grad = BlockedGrad(source, target, kernel, stride, top, left, pixels)
-        if algorithm not in ("direct", "overlap") and tuple(kernel) == (3, 3) and plain and max(padding) <= 2:
+        plain = plain and tuple(kernel) == (3, 3) and tuple(stride) == (1, 1) and max(padding) <= 2
+        if plain and algorithm in ("auto", "winograd2", "winograd4"):
             m = 4 if algorithm == "winograd4" else 2
             self.winograd = Winograd(source, target, top, left, m)
             self.winograd_scatter = Winograd(target, source, 2 - top, 2 - left, m)

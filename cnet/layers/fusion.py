@@ -51,6 +51,10 @@ class _Block(Layer):
                 training = training or layer.training
         self.training, self._apart = training, apart
         if not apart:
+            self._bind_first()
+            for layer in self.layers:
+                # What it kept when it last ran by itself is of another batch.
+                layer._kept = None
             return self._forward_fused(x)
         for layer in self.layers:
             x = layer.forward(x)
@@ -59,11 +63,18 @@ class _Block(Layer):
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
         if not self._apart:
+            self._bind_first()
             return self._backward_fused(dy, kept, input_grad)
         gradient: Float32Array | None = dy
         for layer in reversed(self.layers):
             gradient = layer.backward(gradient, input_grad or layer is not self.layers[0])  # type: ignore[arg-type]
         return gradient
+
+    def _bind_first(self) -> None:
+        """The first layer may have run by itself, or elsewhere, on images of another size since."""
+        assert self._input_shape is not None
+        if self.layers[0]._input_shape != self._input_shape:
+            self.layers[0]._bind_to(self._input_shape)
 
     def _forward_fused(self, x: Float32Array) -> Float32Array:
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ from cnet import _check
 from cnet._check import Float32Array
 
 Hook = Callable[[Any, Any, Any], Any]
+
+# No key is used twice, so that a handle never takes back a hook that was registered after its own was.
+_keys = itertools.count()
 
 
 class HookHandle:
@@ -83,7 +87,7 @@ class Hooks:
     def _register(self, hooks: dict[int, Hook], hook: Hook) -> HookHandle:
         if not callable(hook):
             raise TypeError(_check.message(type(self).__name__, f"hook is a {type(hook).__name__}", "a function"))
-        key = max(hooks, default=-1) + 1
+        key = next(_keys)
         hooks[key] = hook
         return HookHandle(hooks, key)
 

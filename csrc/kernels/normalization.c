@@ -19,18 +19,25 @@ void CN_NAME(moments_f32)(cn_size rows, cn_size channels, const float *x, float 
         if (r < rows) even += load_lanes(x + r * channels + c, lanes);
         const vec middle = (even + odd) * share;
         even = odd = (vec){0};
+        /* The mean is rounded; what is left about it corrects both. */
+        vec rest = {0}, other_rest = {0};
         for (r = 0; r + 2 <= rows; r += 2) {
             const vec a = load_lanes(x + r * channels + c, lanes) - middle;
             const vec b = load_lanes(x + (r + 1) * channels + c, lanes) - middle;
             even += a * a;
             odd += b * b;
+            rest += a;
+            other_rest += b;
         }
         if (r < rows) {
             const vec a = load_lanes(x + r * channels + c, lanes) - middle;
             even += a * a;
+            rest += a;
         }
-        store_lanes(mean + c, middle, lanes);
-        store_lanes(squares + c, even + odd, lanes);
+        rest += other_rest;
+        const vec about = even + odd - rest * rest * share;
+        store_lanes(mean + c, middle + rest * share, lanes);
+        store_lanes(squares + c, blend(about < (vec){0}, (vec){0}, about), lanes);
     }
 }
 

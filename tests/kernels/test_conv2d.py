@@ -1,16 +1,30 @@
-"""Convolution kernels against the oracle: every instruction set, thread count and awkward geometry."""
+"""Convolution kernels against the oracle: every instruction set, algorithm, thread count and awkward geometry."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from conv_cases import (
+    NAMED,
+    RESULTS,
+    WINOGRAD,
+    Case,
+    cases,
+    images,
+    oracle_forward,
+    oracle_input_grad,
+    oracle_weight_grad,
+    problem,
+    random_inputs,
+    run_case,
+    winograd_cases,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import (
     THREADS,
@@ -23,205 +37,53 @@ from kernel_cases import (
     generated,
     needs_fence,
     ragged_sizes,
-    random_array,
     read_only,
-    sizes,
     sum_budget,
 )
 
 from cnet.kernels import _dispatch
-from cnet.kernels.conv2d import Conv2d
+from cnet.kernels.conv2d import ALGORITHMS, Conv2d
 
-
-@dataclass(frozen=True)
-class Case:
-    """A convolution; ``depth`` and ``breadth`` are the input and output channels of one group."""
-
-    samples: int = 2
-    depth: int = 3
-    breadth: int = 4
-    size: tuple[int, int] = (6, 7)
-    kernel: tuple[int, int] = (3, 3)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    bias: bool = True
-    misaligned: bool = False
-
-    @property
-    def geometry(self) -> tuple[Any, ...]:
-        return self.stride, self.padding, self.dilation, self.groups
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        return oracles.conv2d_output_size(self.size, self.kernel, self.stride, self.padding, self.dilation)
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        return (self.samples, *self.out_size, self.groups * self.breadth)
-
-    @property
-    def work(self) -> int:
-        """Multiply-adds of one pass over one image."""
-        return int(np.prod((*self.out_size, *self.kernel, self.depth, self.breadth, self.groups)))
-
-    def bind(self) -> Conv2d:
-        channels = self.groups * self.depth, self.groups * self.breadth
-        return Conv2d(*channels, *self.size, self.kernel, *self.geometry)
-
-
-def images(x: Array) -> Array:
-    """Physical ``[n, h, w, c]`` as logical ``[n, c, h, w]``."""
-    return np.moveaxis(x, -1, 1)
-
-
-def filters(weight: Array) -> Array:
-    """Physical ``[kh, kw, in, out]`` as logical ``[out, in, kh, kw]``."""
-    return weight.transpose(3, 2, 0, 1)
-
-
-def oracle_forward(case: Case, x: Array, weight: Array, bias: Array | None = None) -> oracles.Array:
-    return np.moveaxis(oracles.conv2d_forward(images(x), filters(weight), bias, *case.geometry), 1, -1)
-
-
-def oracle_input_grad(case: Case, dy: Array, weight: Array) -> oracles.Array:
-    return np.moveaxis(oracles.conv2d_input_grad(images(dy), filters(weight), case.size, *case.geometry), 1, -1)
-
-
-def oracle_weight_grad(case: Case, x: Array, dy: Array) -> oracles.Array:
-    return oracles.conv2d_weight_grad(images(x), images(dy), case.kernel, *case.geometry).transpose(2, 3, 1, 0)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Inputs of a case, and the oracle's results with their sums of absolute products."""
-
-    x: Array
-    weight: Array
-    bias: Array
-    dy: Array
-    dweight: Array
-    dbias: Array
-    forward: tuple[oracles.Array, oracles.Array]
-    input_grad: tuple[oracles.Array, oracles.Array]
-    weight_grad: tuple[oracles.Array, oracles.Array]
-    bias_grad: tuple[oracles.Array, oracles.Array]
-
-
-def random_inputs(case: Case) -> tuple[Array, ...]:
-    """``x``, ``weight``, ``bias``, ``dy``, and what ``dweight`` and ``dbias`` hold before."""
-    generator = np.random.default_rng([case.samples, case.depth, case.breadth, *case.size, *case.kernel])
-    weights, outputs = (*case.kernel, case.depth, case.groups * case.breadth), case.groups * case.breadth
-    shapes = [(case.samples, *case.size, case.groups * case.depth), weights, outputs, case.out_shape, weights, outputs]
-    return tuple(random_array(generator, shape) for shape in shapes)
-
-
-@lru_cache(maxsize=512)
-def problem(case: Case) -> Problem:
-    x, weight, bias, dy, dweight, dbias = random_inputs(case)
-
-    def with_magnitude(function, *arrays, start=0.0):
-        return function(case, *arrays) + start, function(case, *map(np.abs, arrays)) + np.abs(start)
-
-    def bias_grad(case, dy):
-        return oracles.conv2d_bias_grad(images(dy))
-
-    return Problem(
-        x, weight, bias, dy, dweight, dbias,
-        forward=with_magnitude(oracle_forward, x, weight, start=bias if case.bias else 0.0),
-        input_grad=with_magnitude(oracle_input_grad, dy, weight),
-        weight_grad=with_magnitude(oracle_weight_grad, x, dy, start=dweight),
-        bias_grad=with_magnitude(bias_grad, dy, start=dbias),
-    )  # fmt: skip
-
-
-def run_case(case: Case, x: Array, weight: Array, bias: Array, dy: Array, dweight: Any, dbias: Any, threads: int):
-    """``y, dx, dweight, dbias`` of the kernels, in guarded arrays and with workspaces of the size they ask for."""
-    conv = case.bind()
-    assert (conv.out_height, conv.out_width) == case.out_size
-    y, dx = Guarded(dy.shape, misaligned=case.misaligned), Guarded(x.shape, misaligned=case.misaligned)
-    dweight = Guarded(weight.shape, dweight, case.misaligned)
-    dbias = Guarded(bias.shape, dbias, case.misaligned)
-
-    def workspace(floats: int) -> Guarded:
-        return Guarded(floats, misaligned=case.misaligned)
-
-    workspaces = [
-        workspace(conv.forward_workspace(case.samples, threads)),
-        workspace(conv.input_grad_workspace(case.samples, threads)),
-        workspace(conv.weight_grad_workspace(case.samples, threads)),
-    ]
-    conv.forward(x, weight, bias if case.bias else None, y.array, workspaces[0].array, threads)
-    conv.input_grad(dy, weight, dx.array, workspaces[1].array, threads)
-    conv.weight_grad(x, dy, dweight.array, dbias.array if case.bias else None, workspaces[2].array, threads)
-    for guarded in (y, dx, dweight, dbias, *workspaces):
-        guarded.check()
-    return y.array, dx.array, dweight.array, dbias.array
+# An output takes part in the errors of all that its tile is made from, whatever its own products are: the unit is the
+# largest magnitude of the result, and where that is made of few products, what a tile might be made of besides. F(4x4)
+# multiplies by up to 8 in each direction.
+WINOGRAD_BUDGET = {"winograd2": 1.0, "winograd4": 12.0}
+# The root mean square of the errors, in terms of that of direct summation: F(4x4) loses a decimal digit and a little.
+WINOGRAD_RMS = {"winograd2": 4.0, "winograd4": 16.0}
 
 
 def check_case(case: Case) -> None:
-    """All passes on one case, for each thread count."""
+    """All passes on one case, for each algorithm and thread count; "auto" must be one of the algorithms."""
     p = problem(case)
-    x, weight, bias, dy = (read_only(array, case.misaligned) for array in (p.x, p.weight, p.bias, p.dy))
-    first: tuple[Array, ...] = ()
-    for threads in THREADS:
-        results = run_case(case, x, weight, bias, dy, p.dweight, p.dbias, threads)
-        if first:
-            for name, result, one_thread in zip(("y", "dx", "dweight", "dbias"), results, first, strict=True):
-                assert_same_bytes(result, one_thread, f"{name} on {threads} threads")
-            continue
-        first = y, dx, dweight, dbias = results
-        window, pixels = int(np.prod(case.kernel)), int(np.prod(case.out_shape[:3]))
-        assert_close(y, *p.forward, sum_budget(window * case.depth + 1), "y")
-        assert_close(dx, *p.input_grad, sum_budget(window * case.breadth), "dx")
-        assert_close(dweight, *p.weight_grad, sum_budget(pixels + 1), "dweight")
-        if case.bias:
-            assert_close(dbias, *p.bias_grad, sum_budget(pixels + 1), "dbias")
+    inputs = [read_only(array, case.misaligned) for array in (p.x, p.weight, p.bias, p.dy)]
+    results: dict[str, tuple[Array, ...]] = {}
+    for algorithm in (*case.algorithms, "auto"):
+        for threads in THREADS:
+            arrays = run_case(case, *inputs, p.dweight, p.dbias, threads, algorithm)
+            for name, array, one_thread in zip(RESULTS, arrays, results.setdefault(algorithm, arrays), strict=True):
+                assert_same_bytes(array, one_thread, f"{name} of {algorithm} on {threads} threads")
+        if algorithm != "auto":
+            check_results(case, algorithm, results[algorithm])
+    for index, name in enumerate(RESULTS):
+        like = [a for a in case.algorithms if results[a][index].tobytes() == results["auto"][index].tobytes()]
+        assert like, f"{name} of auto is not that of any algorithm"
+
+
+def check_results(case: Case, algorithm: str, results: tuple[Array, ...]) -> None:
+    """Against the oracle, within the error budget of the algorithm."""
+    p = problem(case)
+    window, pixels = int(np.prod(case.kernel)), int(np.prod(case.out_shape[:3]))
+    terms = (window * case.depth + 1, window * case.breadth, pixels + 1, pixels + 1)
+    x, weight, dy = (np.abs(array).max() for array in (p.x, p.weight, p.dy))
+    besides = (16 * x * weight, 16 * dy * weight, 16 * x * dy)
+    for index, (name, result, (expected, magnitude)) in enumerate(zip(RESULTS, results, p.expected, strict=True)):
+        what, budget = f"{name} of {algorithm}", sum_budget(terms[index])
+        if name == "dbias" and not case.bias:
+            assert_same_bytes(result, p.dbias, "dbias that was not passed")
+        elif algorithm in WINOGRAD and name != "dbias":
+            assert_close(result, expected, magnitude.max() + besides[index], WINOGRAD_BUDGET[algorithm] * budget, what)
         else:
-            assert_same_bytes(dbias, p.dbias, "dbias that was not passed")
-
-
-NAMED = {
-    "smallest": Case(1, 1, 1, (1, 1), (1, 1)),
-    "one-pixel-padded": Case(3, 5, 6, (1, 1), padding=(1, 1, 1, 1)),
-    "kernel-is-image": Case(4, 7, 9, (5, 6), (5, 6)),
-    "kernel-is-padded-image": Case(2, 3, 5, (3, 2), (5, 6), padding=(2, 0, 1, 3)),
-    "first-layer": Case(5, 1, 32, (28, 28), padding=(1, 1, 1, 1)),
-    "colour-images": Case(2, 3, 64, (16, 16), padding=(1, 1, 1, 1)),
-    "one-by-one": Case(3, 33, 17, (7, 5), (1, 1)),
-    "one-by-one-padded": Case(3, 6, 17, (4, 5), (1, 1), padding=(1, 0, 2, 0)),
-    "one-by-one-strided": Case(3, 17, 33, (7, 8), (1, 1), (2, 3)),
-    "one-by-one-grouped": Case(3, 5, 18, (4, 3), (1, 1), groups=3),
-    "stride-beyond-kernel": Case(2, 4, 5, (11, 14), (2, 3), (4, 5), (1, 0, 0, 2)),
-    "stride-beyond-image": Case(2, 4, 5, (3, 2), (2, 2), (7, 9)),
-    # Residues of the input that no tap reaches, or fewer rows of them than of others: their blocks of rows differ.
-    "strided-odd-size": Case(1, 4, 5, (13, 12), stride=(2, 2), padding=(1, 1, 1, 1)),
-    "residues-without-taps": Case(1, 2, 3, (9, 7), stride=(2, 1), padding=(1, 1, 0, 0), dilation=(2, 1)),
-    "rows-never-read": Case(2, 3, 4, (13, 14), (2, 2), (5, 6)),
-    "padding-beyond-kernel": Case(2, 3, 4, (3, 4), (2, 2), padding=(5, 3, 4, 6)),
-    "padding-below-and-right": Case(2, 3, 4, padding=(0, 2, 0, 1)),
-    "padding-above-and-left": Case(2, 3, 4, padding=(2, 0, 1, 0)),
-    "dilated": Case(2, 5, 6, (11, 12), (3, 3), padding=(2, 2, 3, 3), dilation=(2, 3)),
-    "dilated-strided": Case(2, 5, 6, (13, 12), (3, 4), (2, 3), (3, 4, 2, 2), (3, 2)),
-    "stride-divides-dilation": Case(2, 5, 6, (13, 12), (3, 3), (2, 2), (2, 2, 2, 2), (4, 2)),
-    "dilation-across-only": Case(2, 6, 5, (6, 9), (3, 2), padding=(1, 1, 1, 1), dilation=(1, 3)),
-    "groups": Case(2, 6, 10, (6, 5), padding=(1, 1, 1, 1), groups=3),
-    "groups-of-ragged-breadth": Case(2, 2, 19, (6, 5), padding=(1, 1, 1, 1), groups=2),
-    "groups-of-two-panels": Case(2, 3, 45, (4, 5), groups=2),
-    "depthwise": Case(2, 1, 1, (7, 6), padding=(1, 1, 1, 1), groups=37),
-    "depthwise-many-images": Case(35, 1, 1, (13, 12), padding=(1, 1, 1, 1), groups=19),
-    "depthwise-strided-dilated": Case(3, 1, 1, (9, 10), (3, 2), (2, 3), (2, 1, 0, 3), (2, 2), 21),
-    "depth-multiplier": Case(2, 1, 3, (6, 6), padding=(1, 1, 1, 1), groups=8),
-    "channels-summed-by-group": Case(2, 4, 1, (6, 6), padding=(1, 1, 1, 1), groups=5),
-    "wider-than-a-block-of-points": Case(2, 2, 3, (2, 150), (1, 3), padding=(0, 0, 1, 1)),
-    "tall": Case(1, 2, 3, (90, 2), (3, 1), padding=(1, 1, 0, 0)),
-    "more-images-than-items": Case(37, 3, 5, (4, 4), padding=(1, 1, 1, 1)),
-    # More weights than stay in a second-level cache: a few images share each panel.
-    "images-sharing-panels": Case(37, 128, 120, (1, 2), padding=(1, 1, 1, 1)),
-    "images-sharing-panels-unpadded": Case(49, 120, 128, (3, 3)),
-    "images-sharing-panels-strided": Case(34, 130, 120, (3, 2), stride=(2, 2), padding=(1, 0, 1, 1)),
-}
+            assert_close(result, expected, magnitude, budget, what)
 
 
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
@@ -230,47 +92,108 @@ def test_conv2d_matches_oracle_on_named_cases(isa: str, case: Case) -> None:
     check_case(replace(case, bias=False, misaligned=True))
 
 
-# Multiply-adds of a generated case: enough for three threads, few enough that hundreds of oracles take seconds.
-MOST_WORK = 1_000_000
-
-
-@st.composite
-def cases(draw: st.DrawFn, most_work: int = MOST_WORK) -> Case:
-    """Convolutions of every kind; the image is made large enough for one window."""
-
-    def pair(most: int, *often: int) -> tuple[int, int]:
-        one = st.one_of(st.sampled_from(often), st.integers(1, most))
-        return draw(one), draw(one)
-
-    kind = draw(st.sampled_from(["plain", "plain", "plain", "plain", "groups", "depthwise"]))
-    kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 5)])) if draw(st.booleans()) else pair(7, 1, 2)
-    stride, dilation = pair(5, 1, 1, 2), pair(4, 1, 1, 1)
-    padding = (0, 0, 0, 0)
-    if draw(st.booleans()):
-        rows, columns = st.integers(0, kernel[0] + 2), st.integers(0, kernel[1] + 2)
-        padding = draw(rows), draw(rows), draw(columns), draw(columns)
-    size = pair(17, 1, 2)
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    size = (
-        max(size[0], reach[0] - padding[0] - padding[1]),
-        max(size[1], reach[1] - padding[2] - padding[3]),
-    )
-    if kind == "depthwise":
-        depth, breadth, groups = 1, 1, draw(sizes(70))
-    elif kind == "groups":
-        depth, breadth, groups = draw(sizes(18)), draw(sizes(36)), draw(st.integers(2, 5))
-    else:
-        depth, breadth, groups = draw(sizes(70)), draw(sizes(70)), 1
-    case = Case(
-        1, depth, breadth, size, kernel, stride, padding, dilation, groups, draw(st.booleans()), draw(st.booleans())
-    )
-    return replace(case, samples=min(draw(sizes(40, 2, 3, 5, 32)), max(1, most_work // case.work)))
-
-
 @given(case=cases())
 @generated
 def test_conv2d_matches_oracle(isa: str, case: Case) -> None:
     check_case(case)
+
+
+@given(case=winograd_cases())
+@settings(generated, max_examples=70)
+def test_conv2d_by_winograd_matches_oracle(isa: str, case: Case) -> None:
+    check_case(case)
+
+
+def root_mean_square(x: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(7, 9, 10, (4, 4), padding=(1, 1, 1, 1)),
+        Case(2, 3, 32, (17, 16), padding=(1, 1, 1, 1)),
+        Case(1, 32, 32, (24, 25)),
+        Case(4, 70, 65, (9, 11), padding=(2, 1, 0, 2)),
+        Case(24, 16, 16, (20, 20), padding=(1, 1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_conv2d_by_winograd_errs_little_more_than_direct_summation(isa: str, case: Case) -> None:
+    p = problem(case)
+    errors = {}
+    for algorithm in ("direct", *WINOGRAD):
+        results = run_case(case, p.x, p.weight, p.bias, p.dy, p.dweight, p.dbias, 1, algorithm)
+        errors[algorithm] = [root_mean_square(r - e) for r, (e, _) in zip(results[:3], p.expected[:3], strict=True)]
+    for algorithm in WINOGRAD:
+        for name, error, direct in zip(RESULTS[:3], errors[algorithm], errors["direct"], strict=True):
+            assert error <= WINOGRAD_RMS[algorithm] * direct, f"{name} of {algorithm}: {error / direct:.1f} times"
+
+
+def bytes_of(case: Case, algorithm: str) -> dict[str, bytes]:
+    results = run_case(case, *random_inputs(case), 1, algorithm)
+    return {name: result.tobytes() for name, result in zip(RESULTS, results, strict=True)}
+
+
+def test_conv2d_chooses_winograd_where_channels_are_many(isa: str) -> None:
+    case = Case(8, 64, 64, (14, 14), padding=(1, 1, 1, 1))
+    auto, direct, winograd = (bytes_of(case, algorithm) for algorithm in ("auto", "direct", "winograd2"))
+    for name in ("y", "dx", "dweight"):
+        assert auto[name] == winograd[name] != direct[name], name
+
+
+def test_conv2d_chooses_overlapping_products_for_few_input_channels(isa: str) -> None:
+    case = Case(4, 3, 64, (16, 16), padding=(1, 1, 1, 1))
+    auto, direct, overlap = (bytes_of(case, algorithm) for algorithm in ("auto", "direct", "overlap"))
+    assert auto["dx"] == overlap["dx"] != direct["dx"]
+    assert auto["y"] == overlap["y"] == direct["y"] and auto["dweight"] == overlap["dweight"] == direct["dweight"]
+
+
+def test_conv2d_chooses_blocks_of_pixels_for_few_output_channels(isa: str) -> None:
+    """Their sums are those of direct summation, zeros added; what is not a number shows in a whole block."""
+    case = Case(1, 32, 2, (9, 36), (5, 5))
+    x, *rest = random_inputs(case)
+    x[0, 4, 17, 0] = np.nan
+    auto, direct, blocks = (run_case(case, x, *rest, 1, name) for name in ("auto", "direct", "blocks"))
+    for result in range(3):
+        assert_same_bytes(auto[result], blocks[result], RESULTS[result])
+    assert np.isnan(blocks[0]).sum() > np.isnan(direct[0]).sum() == 2 * 25
+    assert_same_bytes(blocks[1], direct[1], "dx")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(4, 16, 16, (6, 6), padding=(1, 1, 1, 1)),
+        Case(1, 64, 64, (2, 2), padding=(1, 1, 1, 1)),
+        Case(8, 64, 64, (14, 14), padding=(1, 1, 1, 1), dilation=(2, 2)),
+        Case(8, 32, 32, (14, 14), padding=(1, 1, 1, 1), groups=2),
+        Case(8, 64, 64, (14, 14), (5, 5), padding=(2, 2, 2, 2)),
+        Case(8, 64, 64, (14, 14), stride=(2, 1), padding=(1, 1, 1, 1)),
+        Case(2, 64, 64, (14, 14), padding=(3, 1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_conv2d_chooses_direct_summation_elsewhere(isa: str, case: Case) -> None:
+    """Tiny layers, and those that no other algorithm takes; forcing one that does not apply changes nothing."""
+    direct = bytes_of(case, "direct")
+    assert bytes_of(case, "auto") == direct
+    for algorithm in set(ALGORITHMS) - set(case.algorithms):
+        assert bytes_of(case, algorithm) == direct, algorithm
+
+
+def test_conv2d_may_choose_by_the_size_of_the_batch(isa: str) -> None:
+    """Transforming the weights pays for many images, not for one; workspaces are those of the choice."""
+    case = Case(1, 64, 64, (4, 4), padding=(1, 1, 1, 1))
+    assert bytes_of(case, "auto") == bytes_of(case, "direct") != bytes_of(case, "winograd2")
+    case = replace(case, samples=32)
+    assert bytes_of(case, "auto") == bytes_of(case, "winograd2") != bytes_of(case, "direct")
+
+
+def test_conv2d_refuses_an_unknown_algorithm() -> None:
+    for algorithm in ("winograd", "", "AUTO"):
+        with pytest.raises(AssertionError):
+            Conv2d(1, 1, 5, 5, (3, 3), algorithm=algorithm)
 
 
 def test_conv2d_matches_oracle_around_the_tile(isa: str) -> None:
@@ -291,11 +214,22 @@ def test_conv2d_matches_oracle_around_the_tile(isa: str) -> None:
      "images-sharing-panels"],
 )  # fmt: skip
 def test_conv2d_confines_what_is_not_a_number(isa: str, name: str) -> None:
+    check_confinement(NAMED[name], "direct")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["first-layer", "one-by-one-strided", "padding-beyond-kernel", "blocks-of-few-images", "one-channel-each-way"],
+)
+def test_conv2d_by_overlapping_products_confines_what_is_not_a_number(isa: str, name: str) -> None:
+    check_confinement(NAMED[name], "overlap")
+
+
+def check_confinement(case: Case, algorithm: str) -> None:
     """A NaN in an image, channel or weight reaches what depends on it by the formula, and nothing else.
 
     Not other images, whose scratch it may share, nor other groups, whose lanes may stand next to its own.
     """
-    case = NAMED[name]
     clean = problem(case)
     bias = clean.bias if case.bias else None
     budget = sum_budget(case.samples * case.work)
@@ -306,7 +240,7 @@ def test_conv2d_confines_what_is_not_a_number(isa: str, name: str) -> None:
         return read_only(array)
 
     def run(x: Array, weight: Array, dy: Array) -> tuple[Array, ...]:
-        return run_case(case, x, weight, read_only(clean.bias), dy, clean.dweight, clean.dbias, 1)
+        return run_case(case, x, weight, read_only(clean.bias), dy, clean.dweight, clean.dbias, 1, algorithm)
 
     def compare(result: Array, expected: oracles.Array, magnitude: oracles.Array) -> None:
         assert_same_bytes(np.isnan(result).astype(np.float32), np.isnan(expected).astype(np.float32), "NaN or not")
@@ -329,24 +263,51 @@ def test_conv2d_confines_what_is_not_a_number(isa: str, name: str) -> None:
         compare(y, oracle_forward(case, clean.x, weight, bias), clean.forward[1])
 
 
-def test_conv2d_weight_grad_adds_up_over_calls(isa: str) -> None:
+@pytest.mark.parametrize("algorithm", WINOGRAD)
+def test_conv2d_by_winograd_keeps_images_and_tiles_apart(isa: str, algorithm: str) -> None:
+    """A NaN spreads over the tiles that see it, no further; and not to images that share an item with its own."""
+    case, reach = Case(19, 3, 18, (13, 12), padding=(1, 0, 1, 1)), int(algorithm[-1]) + 1
+    p = problem(case)
+    clean = run_case(case, p.x, p.weight, p.bias, p.dy, p.dweight, p.dbias, 1, algorithm)
+    for image, row, column in ((0, 0, 0), (7, 6, 5), (18, 11, 11)):
+        x, dy = p.x.copy(), p.dy.copy()
+        x[image, row, column, 1] = dy[image, row, column, 4] = np.nan
+        results = run_case(case, x, p.weight, p.bias, dy, p.dweight, p.dbias, 1, algorithm)
+        for name, result, sound in zip(("y", "dx"), results, clean, strict=False):
+            i, h, w = np.argwhere(np.isnan(result).any(axis=3)).T
+            assert (i == image).all() and i.size, name
+            assert np.abs(h - row).max() <= reach and np.abs(w - column).max() <= reach, name
+            assert_same_bytes(np.where(np.isnan(result), 0, result), np.where(np.isnan(result), 0, sound), name)
+        # Every weight sees the pixel, or nearly; of one channel of x or of dy.
+        assert (np.argwhere(np.isnan(results[2])).T[2] == 1).sum() >= 4 * case.breadth
+        others = np.delete(np.delete(results[2], 1, axis=2), 4, axis=3)
+        assert_same_bytes(others, np.delete(np.delete(clean[2], 1, axis=2), 4, axis=3), "dweight of other channels")
+        assert np.flatnonzero(np.isnan(results[3])).tolist() == [4]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_conv2d_weight_grad_adds_up_over_calls(isa: str, algorithm: str) -> None:
     case = Case(9, 5, 19, padding=(1, 1, 1, 1))
     p = problem(case)
-    dweight, dbias, conv = Guarded(p.weight.shape, p.dweight), Guarded(p.bias.shape, p.dbias), case.bind()
+    dweight, dbias, conv = Guarded(p.weight.shape, p.dweight), Guarded(p.bias.shape, p.dbias), case.bind(algorithm)
     for part in (slice(0, 4), slice(4, 9)):
         x, dy = read_only(p.x[part]), read_only(p.dy[part])
         workspace = Guarded(conv.weight_grad_workspace(len(x), 2)).array
         conv.weight_grad(x, dy, dweight.array, dbias.array, workspace, 2)
     pixels = int(np.prod(case.out_shape[:3]))
-    assert_close(dweight.array, *p.weight_grad, sum_budget(pixels + 2))
+    besides = 16 * np.abs(p.x).max() * np.abs(p.dy).max() if algorithm in WINOGRAD else 0
+    budget = WINOGRAD_BUDGET.get(algorithm, 1) * sum_budget(pixels + 2)
+    assert_close(dweight.array, p.weight_grad[0], p.weight_grad[1] + besides, budget)
     assert_close(dbias.array, *p.bias_grad, sum_budget(pixels + 2))
 
 
-def test_conv2d_workspace_may_be_larger(isa: str) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1)], ids=str)
+def test_conv2d_workspace_may_be_larger(isa: str, algorithm: str, stride: tuple[int, int]) -> None:
     """A workspace shared by the layers of a model: sized for more images and threads than a call has."""
-    case = Case(3, 5, 19, stride=(2, 1), padding=(1, 1, 1, 1))
-    p, conv = problem(case), case.bind()
-    expected = run_case(case, p.x, p.weight, p.bias, p.dy, p.dweight, p.dbias, 1)
+    case = Case(3, 5, 19, stride=stride, padding=(1, 1, 1, 1))
+    p, conv = problem(case), case.bind(algorithm)
+    expected = run_case(case, p.x, p.weight, p.bias, p.dy, p.dweight, p.dbias, 1, algorithm)
     workspace, y, dx = Guarded(1_000_000), Guarded(p.dy.shape), Guarded(p.x.shape)
     dweight, dbias = Guarded(p.weight.shape, p.dweight), Guarded(p.bias.shape, p.dbias)
     conv.forward(p.x, p.weight, p.bias, y.array, workspace.array, 2)
@@ -356,9 +317,10 @@ def test_conv2d_workspace_may_be_larger(isa: str) -> None:
         assert_same_bytes(result.array, one_thread)
 
 
-def test_conv2d_refuses_a_workspace_too_small(isa: str) -> None:
-    case = Case(3, 5, 19, stride=(2, 1), padding=(1, 1, 1, 1))
-    p, conv = problem(case), case.bind()
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_conv2d_refuses_a_workspace_too_small(isa: str, algorithm: str) -> None:
+    case = Case(3, 5, 19, padding=(1, 1, 1, 1))
+    p, conv = problem(case), case.bind(algorithm)
 
     def short(floats: int) -> Array:
         return np.empty(floats - 1, np.float32)
@@ -374,20 +336,20 @@ def test_conv2d_refuses_a_workspace_too_small(isa: str) -> None:
 
 def test_conv2d_of_no_samples_does_nothing(isa: str) -> None:
     for case in (Case(0, 3, 4, padding=(1, 1, 1, 1)), Case(0, 1, 1, groups=5), Case(0, 4, 5, kernel=(1, 1))):
-        weights, outputs = (*case.kernel, case.depth, case.groups * case.breadth), case.groups * case.breadth
-        x, dy = np.empty((0, *case.size, case.groups * case.depth), np.float32), np.empty(case.out_shape, np.float32)
-        weight, bias = read_only(np.ones(weights)), read_only(np.ones(outputs))
-        for threads in THREADS:
-            _, _, dweight, dbias = run_case(case, x, weight, bias, dy, 2, 5, threads)
-            assert (dweight == 2).all() and (dbias == 5).all()
+        x, dy = np.empty(case.in_shape, np.float32), np.empty(case.out_shape, np.float32)
+        weight, bias = read_only(np.ones(case.weight_shape)), read_only(np.ones(case.channels[1]))
+        for algorithm in ALGORITHMS:
+            for threads in THREADS:
+                _, _, dweight, dbias = run_case(case, x, weight, bias, dy, 2, 5, threads, algorithm)
+                assert (dweight == 2).all() and (dbias == 5).all()
 
 
 def check_fences() -> None:
     """Every instruction set on arrays against pages that cannot be touched, at their beginning and at their end."""
 
-    def check(case: Case, before: bool) -> None:
-        print(_dispatch.isa(), case, "before" if before else "after", file=sys.stderr)
-        fence, conv = Fence(before), case.bind()
+    def check(case: Case, algorithm: str, before: bool) -> None:
+        print(_dispatch.isa(), algorithm, case, "before" if before else "after", file=sys.stderr)
+        fence, conv = Fence(before), case.bind(algorithm)
         x, weight, bias, dy, dweight, dbias = random_inputs(case)
         y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
         y, dx, dweight, dbias = (fence.array(array, writeable=True) for array in (y, dx, dweight, dbias))
@@ -401,17 +363,37 @@ def check_fences() -> None:
         conv.weight_grad(x, dy, dweight, dbias, workspace(conv.weight_grad_workspace(case.samples, 1)), 1)
         assert all(np.isfinite(array).all() for array in (y, dx, dweight, dbias))
 
-    @given(case=cases(), before=st.booleans())
-    @generated
+    @given(case=cases(most_work=200_000), before=st.booleans())
+    @settings(generated, max_examples=100)
     def check_generated(case: Case, before: bool) -> None:
-        check(case, before)
+        for algorithm in case.algorithms[:2]:
+            check(case, algorithm, before)
+
+    @given(case=winograd_cases(most_work=100_000), before=st.booleans())
+    @settings(generated, max_examples=50)
+    def check_winograd(case: Case, before: bool) -> None:
+        for algorithm in WINOGRAD:
+            check(case, algorithm, before)
 
     for isa in _dispatch.isas():
         _dispatch.set_isa(isa)
         for case in NAMED.values():
-            for before in (False, True):
-                check(case, before)
+            for algorithm in case.algorithms if case.samples * case.work < 2_000_000 else ["auto"]:
+                for before in (False, True):
+                    check(case, algorithm, before)
+        # Every number of lanes that the last vector of a row can have, in x, in dy and in both.
+        for channels in range(1, 2 * _dispatch.tile()[0] + 2):
+            for case in (
+                Case(1, channels, 3, (4, 3)),
+                Case(1, 2, channels, (4, 3)),
+                Case(1, channels, channels, (3, 3)),
+            ):
+                for algorithm in case.algorithms:
+                    check(case, algorithm, before=channels % 2 == 0)
+                    check(case, algorithm, before=channels % 2 == 1)
+            check(Case(1, 1, 1, (4, 3), groups=channels), "direct", before=False)
         check_generated()
+        check_winograd()
 
 
 @needs_fence

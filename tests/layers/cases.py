@@ -202,6 +202,13 @@ def small_network(x: Array, values: Values) -> Array:
     return linear(relu(linear(flatten(x, values), values, "4."), values), values, "6.")
 
 
+def short_runs(x: Array, values: Values, running: bool = False) -> Array:
+    x = conv(prefix="2.")(leaky(conv(prefix="0.")(x, values), -0.5), values)
+    x = batch_norm(0.25, running)(x, {name[2:]: value for name, value in values.items() if name.startswith("3.")})
+    x = max_pool((2, 1), (2, 1))(conv(prefix="4.")(x, values), values)
+    return leaky(conv(prefix="6.", groups=4)(x, values), 0.25)
+
+
 def nested(x: Array, values: Values) -> Array:
     x = conv((0, 0, 0, 0), "features.first.")(x, values)
     return linear(flatten(np.maximum(x, 0), values), values, "head.")
@@ -221,6 +228,16 @@ def residual_network(x: Array, values: Values) -> Array:
     return linear(inner, values, "1.body.") + linear(inner, values, "1.shortcut.")
 
 
+def normalised_network(x: Array, values: Values, running: bool = False) -> Array:
+    """Two convolutions with all that may be run as one with them."""
+    for number, pool, padding in ((0, (2, 2), (1, 1, 1, 1)), (4, (1, 2), (0, 0, 1, 1))):
+        parts = {name[2:]: value for name, value in values.items() if name.startswith(f"{number + 1}.")}
+        x = batch_norm(0.125, running)(conv(padding, f"{number}.")(x, values), parts)
+        x = np.maximum(x, 0) if number == 0 else leaky(x, values["6.weight"][:, None, None])
+        x = max_pool(pool, pool)(x, values)
+    return x
+
+
 SMALL_NETWORK_TEXT = """\
 Sequential(
   (0): Conv2d(2, 3, kernel_size=(3, 3), padding=(1, 1))
@@ -230,6 +247,28 @@ Sequential(
   (4): Linear(12, 5)
   (5): ReLU()
   (6): Linear(5, 4)
+)"""
+NORMALISED_NETWORK_TEXT = """\
+Sequential(
+  (0): Conv2d(2, 5, kernel_size=(3, 3), padding=(1, 1))
+  (1): BatchNorm2d(5, eps=0.125)
+  (2): ReLU()
+  (3): MaxPool2d(kernel_size=(2, 2))
+  (4): Conv2d(5, 3, kernel_size=(2, 3), padding=(0, 1), bias=False)
+  (5): BatchNorm2d(3, eps=0.125)
+  (6): PReLU(3)
+  (7): MaxPool2d(kernel_size=(1, 2))
+)"""
+SHORT_RUNS_TEXT = """\
+Sequential(
+  (0): Conv2d(2, 3, kernel_size=(2, 2))
+  (1): LeakyReLU(-0.5)
+  (2): Conv2d(3, 2, kernel_size=(1, 1))
+  (3): BatchNorm2d(2, eps=0.25, affine=False)
+  (4): Conv2d(2, 4, kernel_size=(3, 1))
+  (5): MaxPool2d(kernel_size=(2, 1))
+  (6): Conv2d(4, 4, kernel_size=(1, 1), groups=4)
+  (7): LeakyReLU(0.25)
 )"""
 NESTED_TEXT = """\
 Sequential(
@@ -484,6 +523,30 @@ CASES = [
         (3, 2, 4, 5),
         small_network,
         SMALL_NETWORK_TEXT,
+    ),
+    Case(
+        "sequential-normalised",
+        lambda: Sequential(
+            *(Conv2d(2, 5, 3, padding=1), BatchNorm2d(5, eps=0.125), ReLU(), MaxPool2d(2)),
+            *(Conv2d(5, 3, (2, 3), padding=(0, 1), bias=False), BatchNorm2d(3, eps=0.125), PReLU(3), MaxPool2d((1, 2))),
+        ),
+        (3, 2, 6, 4),
+        normalised_network,
+        NORMALISED_NETWORK_TEXT,
+        lambda x, values: normalised_network(x, values, running=True),
+        mixes=True,
+    ),
+    Case(
+        "sequential-of-short-runs",
+        lambda: Sequential(
+            *(Conv2d(2, 3, 2), LeakyReLU(-0.5), Conv2d(3, 2, 1), BatchNorm2d(2, eps=0.25, affine=False)),
+            *(Conv2d(2, 4, (3, 1)), MaxPool2d((2, 1)), Conv2d(4, 4, 1, groups=4), LeakyReLU(0.25)),
+        ),
+        (3, 2, 7, 4),
+        short_runs,
+        SHORT_RUNS_TEXT,
+        lambda x, values: short_runs(x, values, running=True),
+        mixes=True,
     ),
     Case(
         "sequential-nested",
