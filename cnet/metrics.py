@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnet import _check
+from cnet.kernels import loss
 
 __all__ = ["Accuracy", "ConfusionMatrix", "accuracy", "confusion_matrix"]
 
@@ -277,6 +278,13 @@ class ConfusionMatrix:
     def __repr__(self) -> str:
         total = 0 if self._counts is None else int(self._counts.sum())
         return f"ConfusionMatrix(classes={self.classes}, total={total})"
+
+
+def hits(scores: NDArray[Any], labels: NDArray[Any]) -> int:
+    """Count the rows whose largest score is at the label, unchecked: what a training loop asks of every batch."""
+    if scores.dtype == np.float32 and scores.flags.c_contiguous:
+        return loss.count_hits(scores, np.ascontiguousarray(labels, dtype=np.int64))
+    return int(np.count_nonzero(scores.argmax(axis=1) == labels))
 
 
 def _checked_classes(subject: str, classes: int | None) -> int | None:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cnet import _check, layout
+from cnet import _check, _threads, layout
 from cnet._check import Float32Array
+from cnet.kernels import optimizer
 
 __all__ = ["Arena", "Parameter"]
 
@@ -124,7 +125,7 @@ class Parameter:
     def zero_grad(self) -> None:
         """Set the gradient to zero."""
         if self.built:
-            self.grad_storage.fill(0)
+            optimizer.clear(self.grad_storage.reshape(-1), _threads._count)
 
     def __repr__(self) -> str:
         frozen = "" if self.requires_grad else ", requires_grad=False"
@@ -198,7 +199,7 @@ class Arena:
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        self.grad.fill(0)
+        optimizer.clear(self.grad, _threads._count)
 
     @staticmethod
     def holds(parameters: Sequence[Parameter]) -> bool:

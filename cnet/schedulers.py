@@ -582,6 +582,9 @@ class OneCycleLR(Scheduler):
     [0.95, 0.9, 0.85, 0.95]
     """
 
+    # The step that was last located, and its place: the rates and the momentums of a step ask one after the other.
+    _located: tuple[int, tuple[int, float]]
+
     def __init__(
         self,
         optimizer: _Optimizer,
@@ -628,8 +631,11 @@ class OneCycleLR(Scheduler):
     def rate(self, group: int, step: int) -> float:
         phase, fraction = self._locate(step)
         start, peak = self.base_lrs[group], self.max_lrs[group]
-        levels = (start, peak, *((start,) if self.three_phase else ()), self.min_lrs[group])
-        return self._anneal(levels[phase], levels[phase + 1], fraction)
+        if phase == 0:
+            return self._anneal(start, peak, fraction)
+        if phase == 1 and self.three_phase:
+            return self._anneal(peak, start, fraction)
+        return self._anneal(start if self.three_phase else peak, self.min_lrs[group], fraction)
 
     def momentum_at(self, step: int) -> list[float]:
         """Return the momentum of each parameter group at any step, without changing anything.
@@ -655,13 +661,17 @@ class OneCycleLR(Scheduler):
 
     def _momentums(self, step: int) -> list[float]:
         phase, fraction = self._locate(step)
-        return [
-            self._anneal((high, low, high, high)[phase], (high, low, high, high)[phase + 1], fraction)
-            for low, high in zip(self.base_momentums, self.max_momentums, strict=True)
-        ]
+        bounds = zip(self.base_momentums, self.max_momentums, strict=True)
+        if phase == 0:
+            return [self._anneal(high, low, fraction) for low, high in bounds]
+        if phase == 1:
+            return [self._anneal(low, high, fraction) for low, high in bounds]
+        return list(self.max_momentums)
 
     def _locate(self, step: int) -> tuple[int, float]:
         """Return the number of the phase a step is in, and the fraction of it that has passed."""
+        if step == self._located[0]:
+            return self._located[1]
         if step > self.total_steps:
             received = f"step {step} is past the end of the cycle"
             remedy = "Raise total_steps (or epochs, steps_per_epoch), or stop calling step()."
@@ -669,22 +679,31 @@ class OneCycleLR(Scheduler):
                 _check.message(type(self).__name__, received, f"at most total_steps={self.total_steps}", remedy)
             )
         final = self.total_steps - 1
-        ends = [self.pct_start * self.total_steps - 1, float(final)]
-        if self.three_phase:
-            ends.insert(1, 2 * self.pct_start * self.total_steps - 2)
-        step = min(step, final)
+        rise = self.pct_start * self.total_steps - 1
+        # Where the way back ends; without one it takes no time.
+        back = 2 * rise if self.three_phase else rise
+        asked, step = step, min(step, final)
         # A short cycle rises in less than a step: its first phase ends before step 0 and the next begins there.
-        start, phase = 0.0, 0
-        while step > ends[phase]:
-            start = ends[phase]
-            phase += 1
-        length = ends[phase] - start
-        return phase, (step - start) / length if length > 0 else 1.0
+        if step <= rise:
+            phase, start, end = 0, 0.0, rise
+        elif step <= back:
+            phase, start, end = 1, rise, back
+        else:
+            phase, start, end = 1 + self.three_phase, back, float(final)
+        length = end - start
+        place = phase, (step - start) / length if length > 0 else 1.0
+        self._located = asked, place
+        return place
 
     def _anneal(self, first: float, last: float, fraction: float) -> float:
         if self.anneal_strategy == "cos":
             return _cosine(first, last, fraction)
         return first + (last - first) * fraction
+
+    def _begin(self, step: int) -> None:
+        # A loaded state has brought another cycle.
+        self._located = -1, (0, 0.0)
+        super()._begin(step)
 
     def _move_to(self, step: int) -> None:
         super()._move_to(step)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cnet.metrics import Accuracy, ConfusionMatrix, accuracy, confusion_matrix
+from cnet.metrics import Accuracy, ConfusionMatrix, accuracy, confusion_matrix, hits
 
 TARGET = [0, 1, 2, 2, 1]
 PREDICTION = [0, 2, 2, 1, 1]
@@ -33,6 +33,13 @@ def loop_matrix(pairs: list[tuple[int, int]], classes: int) -> list[list[int]]:
     for truth, guess in pairs:
         counts[truth][guess] += 1
     return counts
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("form", [np.ascontiguousarray, np.asfortranarray, lambda x: np.repeat(x, 2, axis=0)[::2]])
+def test_hits_count_rows_whose_first_maximum_is_at_the_label(dtype: Any, form: Any) -> None:
+    for kind in (np.int64, np.int8, ">i4"):
+        assert hits(form(SCORES.astype(dtype)), np.array(TARGET, kind)) == 3
 
 
 @pytest.mark.parametrize("target", [TARGET, np.array(TARGET, dtype=np.uint8), ONE_HOT, ONE_HOT.astype(bool)])

@@ -36,17 +36,13 @@ cdef extern from "cnet.h":
         void (*pack_transposed_f32)(
             cn_size rows, cn_size columns, const float* x, cn_size x_row, float* panel
         ) noexcept nogil
-        void (*dense_forward_f32)(
-            cn_size rows, cn_size width, cn_size depth, const float* x, cn_size x_row, const float* w, cn_size w_row,
-            const float* bias, float* y, cn_size y_row
+        void (*product_f32)(
+            cn_size rows, cn_size width, cn_size depth, const float* a, cn_size a_row, cn_size a_step, const float* b,
+            cn_size b_row, const float* start, cn_size start_row, float* c, cn_size c_row
         ) noexcept nogil
         void (*dense_input_grad_f32)(
             cn_size rows, cn_size width, cn_size depth, const float* dy, cn_size dy_row, const float* w, cn_size w_row,
             float* dx, cn_size dx_row
-        ) noexcept nogil
-        void (*dense_weight_grad_f32)(
-            cn_size rows, cn_size width, cn_size samples, const float* x, cn_size x_row, const float* dy,
-            cn_size dy_row, float* dw, cn_size dw_row
         ) noexcept nogil
         void (*depthwise_f32)(
             cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_point, const cn_size* offsets,
@@ -142,6 +138,9 @@ cdef extern from "cnet.h":
         void (*cross_entropy_f32)(
             cn_size rows, cn_size classes, const float* p, const int64_t* labels, const float* t, float scale,
             float* dp, double* losses
+        ) noexcept nogil
+        void (*count_hits_f32)(
+            cn_size rows, cn_size classes, const float* x, const int64_t* labels, cn_size* hits
         ) noexcept nogil
         void (*maxpool_row_f32)(
             cn_size columns, cn_size channels, const cn_size* start, const cn_size* tap, const cn_size* taps,

@@ -1,104 +1,221 @@
-"""Dense layer: ``y = x w + bias`` and its gradients, split over panels of columns and groups of rows.
+"""Dense layer: ``y = x w + bias`` and its gradients, split into rectangles of the output.
 
-Every element of an output is summed by one thread, in one order, so the number of threads cannot change a bit.
+Every element of an output is summed by one thread, in one order, so the number of threads cannot change a bit. Which
+thread does what matters for speed: in the sum over inputs, in the gradient of the weight and in the optimizer's step a
+thread gets the same rows of the weight, which are then in its cache.
 """
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange
 
 from cnet.kernels._dispatch cimport cn_table, table, team
 
 cdef enum:
-    # Rows that share a packed block of weights: packing is then a twentieth of the work.
-    MOST_ROWS = 64
-    # Where there are few panels of columns, smaller groups of rows make up for it, down to two tiles of rows.
-    LEAST_ROWS = 28
-    ITEMS = 4
+    # Columns and rows of a rectangle: four cache lines, and one or two register tiles of them. Operands are read where
+    # they lie, so that small rectangles cost no more than large ones.
+    COLUMNS = 64
+    ROWS = 12
+    # So many rectangles that eight threads find about as much to do each, where the output has them.
+    ITEMS = 32
+    # A rectangle of the input gradient transposes the weights of its columns: rows share them, up to the point where
+    # threads would be left without work. Half as many columns still fill a register tile.
+    SHARED_ROWS = 32
+    NARROW = 32
+    FEW = 8
+    # Rows of the weight gradient in a rectangle. There are multiples of eight: half and a quarter of them have as many
+    # inputs as the parts of the sum in the forward pass.
+    INPUTS = 48
+    EIGHT = 8
+    # Parts of the sum over inputs, which are added up afterwards, and elements of a work item where they are.
+    MOST_PARTS = 4
+    LEAST_INPUTS = 64
+    CHUNK = 1024
+    # What a second thread gains is lost again below 500,000 multiply-adds, four times as many as elsewhere: operands
+    # have to come from the other's cache.
+    SHYNESS = 4
+    LEAST_WORK = 524288
 
 
-cdef inline Py_ssize_t row_groups(Py_ssize_t samples, Py_ssize_t panels) noexcept nogil:
-    cdef Py_ssize_t fewest = (samples + MOST_ROWS - 1) // MOST_ROWS, most = (samples + LEAST_ROWS - 1) // LEAST_ROWS
-    return max(fewest, min(most, (ITEMS + panels - 1) // panels))
+cdef struct Call:
+    const cn_table* c
+    Py_ssize_t samples, inputs, outputs
+    # The forward pass: parts of the sum, rectangles of each, groups of rows within a panel of columns.
+    Py_ssize_t depths, rectangles
+    # Groups of rows of y or dx; panels of columns, and columns of one, of dx; stripes and panels of dweight.
+    Py_ssize_t groups, columns, stripes, panels
+    const float* x
+    const float* w
+    const float* bias
+    const float* dy
+    float* y
+    float* sums
+    float* dx
+    float* dw
+    float* dbias
 
 
-def forward(
-    const float[:, ::1] x not None,
-    const float[:, ::1] weight not None,
-    const float[::1] bias,
-    float[:, ::1] y not None,
-    int threads,
-):
-    """``y[n, o] = bias[o] + sum_i x[n, i] weight[i, o]``; ``bias`` may be None."""
-    cdef const cn_table* c = table()
-    cdef Py_ssize_t samples = x.shape[0], inputs = x.shape[1], outputs = weight.shape[1], panel = c.tile_columns
-    cdef Py_ssize_t panels = (outputs + panel - 1) // panel, groups = row_groups(samples, max(1, panels))
-    cdef Py_ssize_t item, first, last, column
-    cdef const float* b = &bias[0] if bias is not None and outputs else NULL
-    assert weight.shape[0] == inputs and y.shape[0] == samples and y.shape[1] == outputs
-    assert bias is None or bias.shape[0] == outputs
-    if samples == 0 or outputs == 0:
-        return
-    cdef int count = team(panels * groups, samples * inputs * outputs, threads)
-    for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):
-        column = item // groups * panel
-        first = samples * (item % groups) // groups
-        last = samples * (item % groups + 1) // groups
-        c.dense_forward_f32(
-            last - first, min(panel, outputs - column), inputs, &x[first, 0], inputs, &weight[0, column], outputs,
-            b + column if b is not NULL else NULL, &y[first, column], outputs,
+cdef inline Py_ssize_t parts(Py_ssize_t size, Py_ssize_t part) noexcept nogil:
+    return (size + part - 1) // part
+
+
+cdef inline Py_ssize_t row_groups(
+    Py_ssize_t rows, Py_ssize_t least, Py_ssize_t panels, Py_ssize_t items
+) noexcept nogil:
+    # Groups of at least so many rows, no more of them than the number of items asks for.
+    return max(1, min(rows // least, parts(items, panels)))
+
+
+cdef inline Py_ssize_t depth_parts(Py_ssize_t samples, Py_ssize_t inputs, Py_ssize_t outputs) noexcept nogil:
+    # Where the weight is much larger than what would be added up. With parts, a step of a layer of 784 x 128 took 125
+    # us on two threads; where threads took columns or samples, and most weights from another's cache, it took 153.
+    if samples * inputs * outputs < LEAST_WORK:
+        return 1
+    return max(1, min(<Py_ssize_t>MOST_PARTS, inputs // max(2 * samples, <Py_ssize_t>LEAST_INPUTS)))
+
+
+cdef inline void forward_rectangle(const Call* k, Py_ssize_t item) noexcept nogil:
+    cdef Py_ssize_t depth = item // k.rectangles, column = item % k.rectangles // k.groups * COLUMNS
+    cdef Py_ssize_t start = k.inputs * depth // k.depths, end = k.inputs * (depth + 1) // k.depths
+    cdef Py_ssize_t first = k.samples * (item % k.groups) // k.groups
+    cdef Py_ssize_t last = k.samples * (item % k.groups + 1) // k.groups
+    cdef float* target = k.y if depth == 0 else k.sums + (depth - 1) * k.samples * k.outputs
+    k.c.product_f32(
+        last - first, min(<Py_ssize_t>COLUMNS, k.outputs - column), end - start, k.x + first * k.inputs + start,
+        k.inputs, 1, k.w + start * k.outputs + column, k.outputs,
+        k.bias + column if depth == 0 and k.bias is not NULL else NULL, 0, target + first * k.outputs + column,
+        k.outputs,
+    )
+
+
+cdef inline void forward_chunk(const Call* k, Py_ssize_t item) noexcept nogil:
+    cdef Py_ssize_t size = k.samples * k.outputs, start = item * CHUNK
+    k.c.add_parts_f32(k.depths - 1, min(<Py_ssize_t>CHUNK, size - start), k.sums + start, size, k.y + start)
+
+
+cdef inline void weight_rectangle(const Call* k, Py_ssize_t item) noexcept nogil:
+    cdef Py_ssize_t stripe = item // k.panels, column = item % k.panels * COLUMNS
+    cdef Py_ssize_t first = k.inputs * stripe // k.stripes, last = k.inputs * (stripe + 1) // k.stripes
+    cdef Py_ssize_t width = min(<Py_ssize_t>COLUMNS, k.outputs - column), place = first * k.outputs + column
+    cdef float one = 1
+    k.c.product_f32(
+        last - first, width, k.samples, k.x + first, 1, k.inputs, k.dy + column, k.outputs, k.dw + place, k.outputs,
+        k.dw + place, k.outputs,
+    )
+    if stripe == 0 and k.dbias is not NULL:
+        # The sum over samples is a product too: with an input that is always one.
+        k.c.product_f32(
+            1, width, k.samples, &one, 0, 0, k.dy + column, k.outputs, k.dbias + column, k.outputs, k.dbias + column,
+            k.outputs,
         )
 
 
-def input_grad(
-    const float[:, ::1] dy not None,
-    const float[:, ::1] weight not None,
-    float[:, ::1] dx not None,
-    int threads,
-):
-    """``dx[n, i] = sum_o dy[n, o] weight[i, o]``."""
-    cdef const cn_table* c = table()
-    cdef Py_ssize_t samples = dy.shape[0], inputs = weight.shape[0], outputs = dy.shape[1], panel = c.tile_columns
-    cdef Py_ssize_t panels = (inputs + panel - 1) // panel, groups = row_groups(samples, max(1, panels))
-    cdef Py_ssize_t item, first, last, column
-    assert weight.shape[1] == outputs and dx.shape[0] == samples and dx.shape[1] == inputs
-    if samples == 0 or inputs == 0:
-        return
-    cdef int count = team(panels * groups, samples * inputs * outputs, threads)
-    for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):
-        column = item // groups * panel
-        first = samples * (item % groups) // groups
-        last = samples * (item % groups + 1) // groups
-        c.dense_input_grad_f32(
-            last - first, min(panel, inputs - column), outputs, &dy[first, 0], outputs, &weight[column, 0], outputs,
-            &dx[first, column], inputs,
-        )
+cdef inline void input_rectangle(const Call* k, Py_ssize_t item) noexcept nogil:
+    cdef Py_ssize_t column = item // k.groups * k.columns
+    cdef Py_ssize_t first = k.samples * (item % k.groups) // k.groups
+    cdef Py_ssize_t last = k.samples * (item % k.groups + 1) // k.groups
+    k.c.dense_input_grad_f32(
+        last - first, min(k.columns, k.inputs - column), k.outputs, k.dy + first * k.outputs, k.outputs,
+        k.w + column * k.outputs, k.outputs, k.dx + first * k.inputs + column, k.inputs,
+    )
 
 
-def weight_grad(
-    const float[:, ::1] x not None,
-    const float[:, ::1] dy not None,
-    float[:, ::1] dweight not None,
-    float[::1] dbias,
-    int threads,
-):
-    """``dweight[i, o] += sum_n x[n, i] dy[n, o]`` and ``dbias[o] += sum_n dy[n, o]``; ``dbias`` may be None."""
-    cdef const cn_table* c = table()
-    cdef Py_ssize_t samples = x.shape[0], inputs = x.shape[1], outputs = dy.shape[1], panel = c.tile_columns
-    # Groups of input features, each a few register tiles: every element of dweight belongs to one item.
-    cdef Py_ssize_t group = 8 * c.tile_rows, groups = (inputs + group - 1) // group
-    cdef Py_ssize_t panels = (outputs + panel - 1) // panel
-    cdef Py_ssize_t item, first, last, column
-    assert dy.shape[0] == samples and dweight.shape[0] == inputs and dweight.shape[1] == outputs
-    assert dbias is None or dbias.shape[0] == outputs
-    if samples == 0 or outputs == 0:
-        return
-    cdef int count = team(panels * groups, samples * inputs * outputs, threads)
-    for item in prange(panels * groups, nogil=True, schedule="static", num_threads=count):
-        column = item // groups * panel
-        first = inputs * (item % groups) // groups
-        last = inputs * (item % groups + 1) // groups
-        c.dense_weight_grad_f32(
-            last - first, min(panel, outputs - column), samples, &x[0, first], inputs, &dy[0, column], outputs,
-            &dweight[first, column], outputs,
-        )
-    if dbias is not None:
-        c.column_sum_f32(samples, outputs, &dy[0, 0], outputs, &dbias[0])
+cdef class Dense:
+    """The products of a layer, bound to its parameters, because each array that is passed costs a call a quarter of a
+    microsecond.
+
+    ``weight[in, out]`` and ``bias[out]`` are read by the forward pass; backward adds to ``dweight`` and ``dbias``. Bias
+    and its gradient may be None.
+    """
+
+    cdef readonly object weight, bias
+    cdef const float[:, ::1] w
+    cdef const float[::1] b
+    cdef float[:, ::1] dw
+    cdef float[::1] db
+
+    def __init__(self, weight not None, bias, dweight not None, dbias):
+        self.weight, self.bias = weight, bias
+        self.w, self.b, self.dw, self.db = weight, bias, dweight, dbias
+        assert self.dw.shape[0] == self.w.shape[0] and self.dw.shape[1] == self.w.shape[1]
+        assert bias is None or self.b.shape[0] == self.w.shape[1]
+        assert dbias is None or self.db.shape[0] == self.w.shape[1]
+
+    def workspace(self, Py_ssize_t samples):
+        """Floats of workspace that ``forward`` needs."""
+        return (depth_parts(samples, self.w.shape[0], self.w.shape[1]) - 1) * samples * self.w.shape[1]
+
+    def forward(self, const float[:, ::1] x not None, float[:, ::1] y not None, float[::1] workspace, int threads):
+        """``y[n, o] = bias[o] + sum_i x[n, i] weight[i, o]``; ``workspace`` may be None where it needs none."""
+        cdef Call k
+        cdef Py_ssize_t items, chunks = 0, item
+        k.c = table()
+        k.samples, k.inputs, k.outputs = x.shape[0], x.shape[1], self.w.shape[1]
+        assert self.w.shape[0] == k.inputs and y.shape[0] == k.samples and y.shape[1] == k.outputs
+        if k.samples * k.outputs == 0:
+            return
+        k.x = &x[0, 0] if k.inputs else NULL
+        k.w = &self.w[0, 0] if k.inputs else NULL
+        k.bias = &self.b[0] if self.b is not None else NULL
+        k.y = &y[0, 0]
+        k.depths = depth_parts(k.samples, k.inputs, k.outputs)
+        k.panels = parts(k.outputs, COLUMNS)
+        k.groups = row_groups(k.samples, ROWS, k.panels * k.depths, ITEMS)
+        k.rectangles = k.panels * k.groups
+        items = k.depths * k.rectangles
+        if k.depths > 1:
+            assert workspace.shape[0] >= (k.depths - 1) * k.samples * k.outputs
+            k.sums = &workspace[0]
+            chunks = parts(k.samples * k.outputs, CHUNK)
+        cdef int count = team(items, k.samples * k.inputs * k.outputs // SHYNESS, threads)
+        with nogil:
+            if count == 1:
+                # A parallel region costs a third of a microsecond even so.
+                for item in range(items):
+                    forward_rectangle(&k, item)
+                for item in range(chunks):
+                    forward_chunk(&k, item)
+            else:
+                with parallel(num_threads=count):
+                    for item in prange(items, schedule="static"):
+                        forward_rectangle(&k, item)
+                    for item in prange(chunks, schedule="static"):
+                        forward_chunk(&k, item)
+
+    def backward(self, const float[:, ::1] x not None, const float[:, ::1] dy not None, float[:, ::1] dx, int threads):
+        """``dweight[i, o] += sum_n x[n, i] dy[n, o]``, ``dbias[o] += sum_n dy[n, o]`` and, unless ``dx`` is None,
+        ``dx[n, i] = sum_o dy[n, o] weight[i, o]``."""
+        cdef Call k
+        cdef Py_ssize_t weights, gradients = 0, item
+        k.c = table()
+        k.samples, k.inputs, k.outputs = x.shape[0], x.shape[1], self.w.shape[1]
+        assert self.w.shape[0] == k.inputs and dy.shape[0] == k.samples and dy.shape[1] == k.outputs
+        assert dx is None or (dx.shape[0] == k.samples and dx.shape[1] == k.inputs)
+        if k.samples == 0:
+            return
+        k.x = &x[0, 0] if k.inputs else NULL
+        k.dy = &dy[0, 0] if k.outputs else NULL
+        k.w = &self.w[0, 0] if k.inputs and k.outputs else NULL
+        k.dw = &self.dw[0, 0] if k.inputs and k.outputs else NULL
+        k.dbias = &self.db[0] if self.db is not None and k.outputs else NULL
+        # Rectangles of a stripe are neighbours, so that a thread gets whole rows. Without inputs there is still a bias.
+        k.stripes = max(1, min(EIGHT * parts(k.inputs, EIGHT * INPUTS), k.inputs // ROWS))
+        k.panels = parts(k.outputs, COLUMNS)
+        weights = k.stripes * k.panels
+        if dx is not None and k.inputs:
+            k.dx = &dx[0, 0]
+            k.columns = COLUMNS if k.inputs >= FEW * COLUMNS else NARROW
+            k.groups = row_groups(k.samples, SHARED_ROWS, parts(k.inputs, k.columns), FEW)
+            gradients = parts(k.inputs, k.columns) * k.groups
+        cdef Py_ssize_t work = k.samples * k.inputs * k.outputs * (2 if gradients else 1)
+        cdef int count = team(weights + gradients, work // SHYNESS, threads)
+        with nogil:
+            if count == 1:
+                for item in range(weights):
+                    weight_rectangle(&k, item)
+                for item in range(gradients):
+                    input_rectangle(&k, item)
+            else:
+                with parallel(num_threads=count):
+                    for item in prange(weights, schedule="static"):
+                        weight_rectangle(&k, item)
+                    for item in prange(gradients, schedule="static"):
+                        input_rectangle(&k, item)

@@ -51,15 +51,17 @@ def cross_entropy(
 ):
     """The sum of all rows' cross-entropies times ``scale``, and its gradient over ``dx``.
 
-    ``x`` holds scores, or probabilities where ``from_logits`` is false. The truth is ``labels``, each within
-    ``[0, classes)``, or ``targets``, rows of probabilities; the other is None. ``losses`` takes each row's own.
+    ``x`` holds scores, or probabilities where ``from_logits`` is false. The truth is ``labels`` or ``targets``, rows of
+    probabilities; the other is None. ``losses`` takes each row's own, and may be longer. Returns None, having done
+    nothing, where a label is outside ``[0, classes)``: they are checked here, where that costs next to nothing.
     """
     cdef const cn_table* c = table()
     cdef Py_ssize_t rows = x.shape[0], classes = x.shape[1], items = (rows + ROWS - 1) // ROWS, item, first, count
     cdef const int64_t* label = NULL
     cdef const float* target = NULL
     cdef double total = 0
-    assert (labels is None) != (targets is None) and losses.shape[0] == rows
+    cdef bint outside = False
+    assert (labels is None) != (targets is None) and losses.shape[0] >= rows
     assert dx.shape[0] == rows and dx.shape[1] == classes
     assert labels is None or labels.shape[0] == rows
     assert targets is None or (targets.shape[0] == rows and targets.shape[1] == classes)
@@ -67,6 +69,10 @@ def cross_entropy(
         return 0.0
     if labels is not None:
         label = &labels[0]
+        for item in range(rows):
+            outside |= label[item] < 0 or label[item] >= classes
+        if outside:
+            return None
     else:
         target = &targets[0, 0]
     cdef int team_size = team(items, rows * classes * COST, threads)
@@ -84,3 +90,12 @@ def cross_entropy(
     for item in range(rows):
         total += losses[item]
     return total * scale
+
+
+def count_hits(const float[:, ::1] x not None, const int64_t[::1] labels not None):
+    """How many rows of ``x`` have their largest element, the first one of several or the first NaN, at the label."""
+    cdef Py_ssize_t hits = 0
+    assert labels.shape[0] == x.shape[0]
+    if x.shape[0] and x.shape[1]:
+        table().count_hits_f32(x.shape[0], x.shape[1], &x[0, 0], &labels[0], &hits)
+    return hits

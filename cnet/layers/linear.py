@@ -8,7 +8,7 @@ from cnet import _check, _threads, layout
 from cnet._check import Float32Array
 from cnet.initializers import FanInUniform, Initializer
 from cnet.initializers import get as get_initializer
-from cnet.kernels import dense
+from cnet.kernels.dense import Dense
 from cnet.layers.base import Layer, Shape, batch_of
 from cnet.parameter import Parameter
 from cnet.random import default_generator
@@ -112,21 +112,27 @@ class Linear(Layer):
     def _forward(self, x: Float32Array) -> Float32Array:
         x = layout.physical(x)
         y = layout.empty((x.shape[0], self.out_features))
-        bias = self.bias.storage if self.bias else None
-        dense.forward(x, self.weight.storage, bias, y, _threads._count)
+        kernel = self._products()
+        size = kernel.workspace(x.shape[0])
+        kernel.forward(x, y, layout.empty((size,)) if size else None, _threads._count)
         self._keep(x)
         return y
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
         (x,) = kept
-        dy = layout.physical(dy)
-        dbias = self.bias.grad_storage if self.bias else None
-        dense.weight_grad(x, dy, self.weight.grad_storage, dbias, _threads._count)
-        if not input_grad:
-            return None
-        dx = layout.empty(x.shape)
-        dense.input_grad(dy, self.weight.storage, dx, _threads._count)
+        dx = layout.empty(x.shape) if input_grad else None
+        self._products().backward(x, layout.physical(dy), dx, _threads._count)
         return dx
+
+    def _products(self) -> Dense:
+        """The kernel, bound to the parameters where they lie now."""
+        kernel: Dense | None = self._kernel
+        weight, bias = self.weight, self.bias
+        storage = bias.storage if bias else None
+        if kernel is None or kernel.weight is not weight.storage or kernel.bias is not storage:
+            gradient = bias.grad_storage if bias else None
+            self._kernel = kernel = Dense(weight.storage, storage, weight.grad_storage, gradient)
+        return kernel
 
     def _signature(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

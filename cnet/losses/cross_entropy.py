@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnet import _check, _threads, layout
 from cnet._check import Float32Array
@@ -60,40 +61,60 @@ class CrossEntropyLoss(Loss):
     def __init__(self, from_logits: bool = True) -> None:
         super().__init__()
         self.from_logits = _check.boolean("CrossEntropyLoss", "from_logits", from_logits)
+        # The losses of the rows, which the kernel adds up; used again for each batch.
+        self._losses = layout.empty_of((0,), np.float64)
 
     def _forward(self, x: Float32Array, target: Any) -> tuple[float, Float32Array]:
         if x.ndim != 2:
             remedy = "Flatten the model's output."
             raise _check.shape_error("CrossEntropyLoss", "x", x.shape, "(N, classes)", remedy)
-        targets = self._check_target(x, _check.numeric("CrossEntropyLoss", "target", target))
+        target = _check.numeric("CrossEntropyLoss", "target", target)
+        samples = x.shape[0]
+        labels = soft = None
+        if target.ndim == 1:
+            labels = self._check_labels(x, target)
+        else:
+            soft = self._check_probabilities(x, target)
+        if len(self._losses) < samples:
+            self._losses = layout.empty_of((samples,), np.float64)
         x = layout.physical(x)
         gradient = layout.empty(x.shape)
-        losses = layout.empty_of((x.shape[0],), np.float64)
-        labels, soft = (None, targets) if targets.ndim == 2 else (targets, None)
-        value = loss.cross_entropy(x, labels, soft, self.from_logits, 1 / x.shape[0], gradient, losses, _threads._count)
+        value = loss.cross_entropy(
+            x, labels, soft, self.from_logits, 1 / samples, gradient, self._losses, _threads._count
+        )
+        if value is None:
+            low, high = target.min(), target.max()
+            received = f"target holds the label {low if low < 0 else high}"
+            raise ValueError(_check.message("CrossEntropyLoss", received, f"labels in [0, {x.shape[1] - 1}]"))
         return value, gradient
 
-    def _check_target(self, x: Float32Array, target: Any) -> Any:
+    def _check_probabilities(self, x: Float32Array, target: Any) -> Float32Array:
+        if target.shape != x.shape:
+            raise _wrong_shape(x, target)
+        probabilities = layout.physical(_check.float32("CrossEntropyLoss", "target", target))
+        # The minimum is NaN if any element is.
+        if not (probabilities.min() >= 0 and probabilities.max() < np.inf):
+            received = "target holds a negative, infinite or NaN probability"
+            raise ValueError(_check.message("CrossEntropyLoss", received, "finite numbers >= 0"))
+        return probabilities
+
+    def _check_labels(self, x: Float32Array, target: Any) -> NDArray[np.int64]:
+        """The labels as the kernel reads them, which sees whether they are in range."""
         samples, classes = x.shape
-        if target.shape == (samples, classes):
-            probabilities = layout.physical(_check.float32("CrossEntropyLoss", "target", target))
-            # The minimum is NaN if any element is.
-            if not (probabilities.min() >= 0 and probabilities.max() < np.inf):
-                received = "target holds a negative, infinite or NaN probability"
-                raise ValueError(_check.message("CrossEntropyLoss", received, "finite numbers >= 0"))
-            return probabilities
         if target.shape != (samples,):
-            expected = f"({samples},) class indices or ({samples}, {classes}) probabilities"
-            raise _check.shape_error("CrossEntropyLoss", "target", target.shape, expected)
+            raise _wrong_shape(x, target)
         if target.dtype.kind not in "ui":
             received = f"target has shape ({samples},) and dtype {target.dtype}"
             expected = f"integer class indices, or probabilities of shape ({samples}, {classes})"
             raise TypeError(_check.message("CrossEntropyLoss", received, expected, "Use target.astype(int)."))
-        low, high = target.min(), target.max()
-        if low < 0 or high >= classes:
-            received = f"target holds the label {low if low < 0 else high}"
-            raise ValueError(_check.message("CrossEntropyLoss", received, f"labels in [0, {classes - 1}]"))
+        # The largest of uint64 become negative numbers, which are out of range too.
         return np.ascontiguousarray(target, dtype=np.int64)
 
     def __repr__(self) -> str:
         return "CrossEntropyLoss()" if self.from_logits else "CrossEntropyLoss(from_logits=False)"
+
+
+def _wrong_shape(x: Float32Array, target: Any) -> ValueError:
+    samples, classes = x.shape
+    expected = f"({samples},) class indices or ({samples}, {classes}) probabilities"
+    return _check.shape_error("CrossEntropyLoss", "target", target.shape, expected)

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnet import _check
+from cnet import _check, _threads
 from cnet._check import Float32Array
+from cnet.kernels import optimizer
 from cnet.parameter import Arena, Parameter, gather_unique, padded_size, spread
 
 Group = dict[str, Any]
@@ -99,8 +100,10 @@ class Optimizer:
         self._homes: dict[Parameter, tuple[Arena, int]] = {}
         # The state that each parameter has had a step with; no key before its first step.
         self._started: dict[Parameter, frozenset[str]] = {}
-        self._bound: list[tuple[Any, ...]] = []
+        self._bound: list[Any] = []
         self._ranges: list[list[Range]] = []
+        # Whether any range has its first step before it.
+        self._starting = False
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own.
@@ -139,17 +142,20 @@ class Optimizer:
         for group, ranges in zip(self.param_groups, self._ranges, strict=True):
             for part in ranges:
                 self._update(group, part)
-        if any(part.first for ranges in self._ranges for part in ranges):
+        if self._starting:
             self._note_started()
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to zero."""
         bound = self._now() == self._bound
-        for part in (part for ranges in self._ranges if bound for part in ranges):
-            part.grad.fill(0)
-        for parameter in self._all_parameters():
-            if not (bound and parameter.requires_grad):
-                parameter.zero_grad()
+        if bound:
+            for ranges in self._ranges:
+                for part in ranges:
+                    optimizer.clear(part.grad, _threads._count)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not (bound and parameter.requires_grad):
+                    parameter.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each parameter (by its position over all groups) and the options of each group; copies.
@@ -237,10 +243,15 @@ class Optimizer:
     def _all_parameters(self) -> list[Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def _now(self) -> list[tuple[Any, ...]]:
+    def _now(self) -> list[Any]:
         """All that the binding depends on: where each parameter is, whether it is free to move, and with what state."""
-        found: list[tuple[Any, ...]] = [self._state_in_use(group) for group in self.param_groups]
-        return found + [(p, p.arena, p.requires_grad) for group in self.param_groups for p in group["params"]]
+        found: list[Any] = []
+        for group in self.param_groups:
+            params = group["params"]
+            found += (self._state_in_use(group), *params)
+            found += [p.arena for p in params]
+            found += [p.requires_grad for p in params]
+        return found
 
     def _require_built(self) -> None:
         for parameter in self._all_parameters():
@@ -257,6 +268,7 @@ class Optimizer:
             Arena(loose)
         self._carry_state()
         self._ranges = [self._group_ranges(group) for group in self.param_groups]
+        self._starting = any(part.first for ranges in self._ranges for part in ranges)
         self._bound = self._now()
 
     def _carry_state(self) -> None:

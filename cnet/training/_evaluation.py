@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cnet import _check
+from cnet import _check, metrics
 from cnet._check import Float32Array
 from cnet.data import DataLoader, Dataset
 from cnet.layers import Layer
@@ -97,7 +97,7 @@ def count_hits(loss: object, output: Float32Array, y: NDArray[Any]) -> float:
     if output.ndim != 2:
         return math.nan
     if y.ndim == 1 and y.dtype.kind == "i":
-        return int(np.count_nonzero(output.argmax(axis=1) == y))
+        return metrics.hits(output, y)
     if y.shape == output.shape and hasattr(loss, "from_logits"):
         return int(np.count_nonzero(output.argmax(axis=1) == y.argmax(axis=1)))
     return math.nan

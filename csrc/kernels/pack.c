@@ -1,33 +1,15 @@
 /* Rearrangement: panels for the register tiles, and transposes. */
-#include "kernel.h"
-
-/* The two halves of the perfect shuffle of a and b: a0 b0 a1 b1 ... */
-#if CN_LANES == 4
-#define INTERLEAVE_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define INTERLEAVE_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
-#define ROUNDS 2
-#elif CN_LANES == 8
-#define INTERLEAVE_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define INTERLEAVE_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#define ROUNDS 3
-#elif CN_LANES == 16
-#define INTERLEAVE_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define INTERLEAVE_HIGH(a, b) \
-    __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#define ROUNDS 4
-#else
-#error "write the perfect shuffle for this number of lanes"
-#endif
+#include "shuffle.h"
 
 /* A square of CN_LANES x CN_LANES, or a part of one: log2(CN_LANES) rounds of perfect shuffles transpose it in registers.
  */
 CN_INLINE void transpose_square(cn_size rows, cn_size columns, const float *x, cn_size x_row, float *y, cn_size y_row) {
     vec a[CN_LANES], b[CN_LANES];
     CN_UNROLL for (int i = 0; i < CN_LANES; i++) a[i] = i < rows ? load_lanes(x + i * x_row, columns) : (vec){0};
-    CN_UNROLL for (int round = 0; round < ROUNDS; round++) {
+    CN_UNROLL for (int round = 0; round < CN_LOG2_LANES; round++) {
         CN_UNROLL for (int i = 0; i < CN_LANES / 2; i++) {
-            b[2 * i] = INTERLEAVE_LOW(a[i], a[i + CN_LANES / 2]);
-            b[2 * i + 1] = INTERLEAVE_HIGH(a[i], a[i + CN_LANES / 2]);
+            b[2 * i] = CN_INTERLEAVE_LOW(a[i], a[i + CN_LANES / 2]);
+            b[2 * i + 1] = CN_INTERLEAVE_HIGH(a[i], a[i + CN_LANES / 2]);
         }
         CN_UNROLL for (int i = 0; i < CN_LANES; i++) a[i] = b[i];
     }

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from kernel_cases import Array, Guarded, assert_same_bytes, call_in_child, random_array, read_only
 
-from cnet.kernels import _dispatch, dense
+from cnet.kernels import _dispatch
 from cnet.kernels.conv2d import Conv2d
+from cnet.kernels.dense import Dense
 
 THREADS = (1, 2, 3, 5)
 # A thread is called in for every so many multiply-adds: each call below has ten times that for each of five threads.
@@ -22,9 +23,8 @@ GRAIN = 65536
 Pass = Callable[[int], list[Array]]
 
 
-def dense_passes() -> dict[str, Pass]:
+def dense_passes(name: str, samples: int, inputs: int, outputs: int) -> dict[str, Pass]:
     generator = np.random.default_rng(4)
-    samples, inputs, outputs = 93, 331, 173
     assert samples * inputs * outputs > 10 * 5 * GRAIN
     x, weight = random_array(generator, (samples, inputs)), random_array(generator, (inputs, outputs))
     bias, dy = random_array(generator, outputs), random_array(generator, (samples, outputs))
@@ -32,21 +32,16 @@ def dense_passes() -> dict[str, Pass]:
     x, weight, bias, dy = (read_only(array) for array in (x, weight, bias, dy))
 
     def forward(threads: int) -> list[Array]:
-        y = Guarded(dy.shape).array
-        dense.forward(x, weight, bias, y, threads)
+        y, layer = Guarded(dy.shape).array, Dense(weight, bias, start, bias_start)
+        layer.forward(x, y, Guarded(layer.workspace(samples)).array, threads)
         return [y]
 
-    def input_grad(threads: int) -> list[Array]:
-        dx = Guarded(x.shape).array
-        dense.input_grad(dy, weight, dx, threads)
-        return [dx]
+    def backward(threads: int) -> list[Array]:
+        dweight, dbias, dx = Guarded(weight.shape, start), Guarded(outputs, bias_start), Guarded(x.shape)
+        Dense(weight, bias, dweight.array, dbias.array).backward(x, dy, dx.array, threads)
+        return [dweight.array, dbias.array, dx.array]
 
-    def weight_grad(threads: int) -> list[Array]:
-        dweight, dbias = Guarded(weight.shape, start).array, Guarded(outputs, bias_start).array
-        dense.weight_grad(x, dy, dweight, dbias, threads)
-        return [dweight, dbias]
-
-    return {"dense-forward": forward, "dense-input_grad": input_grad, "dense-weight_grad": weight_grad}
+    return {f"{name}-forward": forward, f"{name}-backward": backward}
 
 
 def conv2d_passes(name: str, samples: int, conv: Conv2d) -> dict[str, Pass]:
@@ -80,7 +75,9 @@ def conv2d_passes(name: str, samples: int, conv: Conv2d) -> dict[str, Pass]:
 
 same, valid = (1, 1, 1, 1), (0, 0, 0, 0)
 PASSES = {
-    **dense_passes(),
+    **dense_passes("dense", 93, 331, 173),
+    # Few samples, so that the sum over inputs comes in parts.
+    **dense_passes("dense-deep", 31, 901, 130),
     **conv2d_passes("conv2d", 19, Conv2d(21, 37, 13, 14, (3, 3), (1, 1), same)),
     **conv2d_passes("conv2d-one-image", 1, Conv2d(33, 130, 17, 19, (3, 3), (1, 1), same)),
     **conv2d_passes("conv2d-strided", 7, Conv2d(40, 70, 19, 21, (5, 3), (2, 3), (2, 1, 0, 3), (1, 2))),

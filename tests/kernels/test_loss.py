@@ -23,7 +23,8 @@ ROWS = (1, 2, 31, 32, 33, 100)
 
 def class_counts() -> list[int]:
     lanes = _dispatch.tile()[0]
-    return sorted({1, 2, 3, 10, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 130})
+    # Up to 64 classes lanes are rows, beyond they are classes.
+    return sorted({1, 2, 3, 10, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 63, 64, 65, 130})
 
 
 def shapes() -> list[tuple[int, int]]:
@@ -172,6 +173,47 @@ def test_softmax_keeps_rows_apart(isa: str) -> None:
         y = np.empty_like(x)
         loss.softmax_forward(x, y, 1)
         assert np.isnan(y[2]).all() and np.isfinite(np.delete(y, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("bad", [-1, 7, -(2**63), 2**63 - 1])
+def test_cross_entropy_touches_nothing_where_a_label_is_out_of_range(isa: str, bad: int) -> None:
+    x, labels = random_array(np.random.default_rng(1), (40, 7)), np.arange(40) % 7
+    for place in (0, 17, 39):
+        wrong = labels.copy()
+        wrong[place] = bad
+        for from_logits in (True, False):
+            dx, (guard, losses) = Guarded(x.shape), doubles(40)
+            assert loss.cross_entropy(x, wrong, None, from_logits, 1.0, dx.array, losses, 2) is None
+            assert np.isnan(dx.array).all() and np.isnan(guard.array).all()
+
+
+def test_buffer_of_losses_may_be_longer_than_the_batch(isa: str) -> None:
+    x, labels = random_array(np.random.default_rng(1), (5, 7)), np.arange(5)
+    dx, losses = np.empty_like(x), np.full(9, 3.0)
+    value = loss.cross_entropy(x, labels, None, True, 1.0, dx, losses, 1)
+    assert value == sum(losses[:5].tolist()) and (losses[5:] == 3).all()
+
+
+def test_count_hits_agrees_with_argmax(isa: str) -> None:
+    """Also among equal scores, infinities and NaN, where argmax takes the first of the largest, NaN for the largest."""
+    generator = np.random.default_rng(9)
+    few = np.array([-np.inf, -1, 0, 1, np.inf, np.nan], np.float32)
+    for classes in class_counts():
+        for values in (few[1:4], few[:5], few, few[[0, 5]], few[:1]):
+            x = read_only(generator.choice(values, (60, classes)), misaligned=True)
+            winners = x.argmax(axis=1)
+            for labels in (winners, generator.integers(0, classes, 60), np.zeros(60, int), np.full(60, classes - 1)):
+                assert loss.count_hits(x, labels) == np.count_nonzero(winners == labels)
+        x = read_only(random_array(generator, (60, classes)))
+        labels = generator.integers(0, classes, 60)
+        assert loss.count_hits(x, labels) == np.count_nonzero(x.argmax(axis=1) == labels)
+
+
+def test_count_hits_counts_no_label_out_of_range(isa: str) -> None:
+    x = np.zeros((4, 3), np.float32)
+    assert loss.count_hits(x, np.array([0, -1, 3, 2**63 - 1])) == 1
+    assert loss.count_hits(np.empty((0, 3), np.float32), np.empty(0, np.int64)) == 0
+    assert loss.count_hits(np.empty((2, 0), np.float32), np.zeros(2, np.int64)) == 0
 
 
 def test_loss_of_nothing_does_nothing(isa: str) -> None:
