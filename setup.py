@@ -27,8 +27,9 @@ ISAS = {
 # gnu11, not c11: the strict standards switch off the contraction of a * b + c into one instruction. The loops are
 # vectorised by hand, so the compiler's own straight-line vectoriser only gets in the way of the register tiles.
 C_FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fno-tree-slp-vectorize"]
-# What is not a kernel only divides work: it need not be unrolled.
-SHARED_FLAGS = ["-O2", "-g0", "-fvisibility=hidden"]
+# What is not a kernel only divides work: it had better be small. No exception passes through C, so the tables for
+# unwinding, a twentieth of the code, would serve nothing.
+SHARED_FLAGS = ["-Os", "-g0", "-fvisibility=hidden", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 # Sanitizers and the like: CNET_CFLAGS is added to every compile and link.
