@@ -110,6 +110,7 @@ setup(
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
+            "auto_pickle": False,
             "embedsignature": True,
         },
     ),

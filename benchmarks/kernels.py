@@ -100,9 +100,12 @@ def dense_cases(spec):
     )
     y, dx, dw, dbias = floats(*dy.shape), floats(*x.shape), floats(*w.shape), floats(layer.size)
     flops = samples * count_flops(shape, layer)
-    yield case("dense forward", spec, flops, (x, w, bias, y), lambda t: dense.forward(x, w, bias, y, t))
-    yield case("dense dX", spec, flops, (dy, w, dx), lambda t: dense.input_grad(dy, w, dx, t))
-    yield case("dense dW", spec, flops, (x, dy), lambda t: dense.weight_grad(x, dy, dw, dbias, t), (dw, dbias))
+    bound = dense.Dense(w, bias, dw, dbias)
+    work, none = floats(bound.forward_workspace(samples)), floats(0)
+    both = (x, dy, w, dx)
+    yield case("dense forward", spec, flops, (x, w, bias, y), lambda t: bound.forward(x, y, work, t))
+    yield case("dense dW", spec, flops, (x, dy), lambda t: bound.backward(x, dy, None, none, t), (dw, dbias))
+    yield case("dense dW dX", spec, 2 * flops, both, lambda t: bound.backward(x, dy, dx, none, t), (dw, dbias))
 
 
 def conv_cases(spec):

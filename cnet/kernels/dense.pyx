@@ -7,7 +7,9 @@ thread gets the same rows of the weight, which are then in its cache.
 
 from cython.parallel cimport parallel, prange
 
-from cnet.kernels._dispatch cimport cn_table, table, team
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
+from cnet.kernels._passes cimport Source
+from cnet.kernels.epilogue cimport Epilogue
 
 cdef enum:
     # Columns and rows of a rectangle: four cache lines, and one or two register tiles of them. Operands are read where
@@ -42,6 +44,8 @@ cdef struct Call:
     Py_ssize_t depths, rectangles
     # Groups of rows of y or dx; panels of columns, and columns of one, of dx; stripes and panels of dweight.
     Py_ssize_t groups, columns, stripes, panels
+    # Rows of y or dy in a chunk of what precedes or follows the products.
+    Py_ssize_t rows
     const float* x
     const float* w
     const float* bias
@@ -51,6 +55,12 @@ cdef struct Call:
     float* dx
     float* dw
     float* dbias
+    # What follows the layer in the forward pass, or NULL; and its input, where that is wanted.
+    const cn_epilogue* epilogue
+    float* before
+    # What the gradient is formed from behind an epilogue, and where to.
+    const Source* above
+    float* gradient
 
 
 cdef inline Py_ssize_t parts(Py_ssize_t size, Py_ssize_t part) noexcept nogil:
@@ -84,11 +94,34 @@ cdef inline void forward_rectangle(const Call* k, Py_ssize_t item) noexcept nogi
         k.bias + column if depth == 0 and k.bias is not NULL else NULL, 0, target + first * k.outputs + column,
         k.outputs,
     )
+    if k.depths == 1:
+        follow(k, first, last, column, min(<Py_ssize_t>COLUMNS, k.outputs - column))
 
 
 cdef inline void forward_chunk(const Call* k, Py_ssize_t item) noexcept nogil:
-    cdef Py_ssize_t size = k.samples * k.outputs, start = item * CHUNK
-    k.c.add_parts_f32(k.depths - 1, min(<Py_ssize_t>CHUNK, size - start), k.sums + start, size, k.y + start)
+    cdef Py_ssize_t first = item * k.rows, last = min(k.samples, first + k.rows), start = first * k.outputs
+    k.c.add_parts_f32(
+        k.depths - 1, (last - first) * k.outputs, k.sums + start, k.samples * k.outputs, k.y + start)
+    follow(k, first, last, 0, k.outputs)
+
+
+cdef inline void follow(
+    const Call* k, Py_ssize_t first, Py_ssize_t last, Py_ssize_t column, Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t place = first * k.outputs + column
+    if k.epilogue is not NULL:
+        k.c.epilogue_f32(
+            k.epilogue, last - first, width, column, k.y + place, 0, k.outputs, k.y + place, NULL,
+            k.before + place if k.before is not NULL else NULL, k.outputs)
+
+
+cdef inline void gradient_chunk(const Call* k, Py_ssize_t item) noexcept nogil:
+    cdef Py_ssize_t first = item * k.rows, last = min(k.samples, first + k.rows), start = first * k.outputs
+    cdef const Source* above = k.above
+    k.c.epilogue_grad_f32(
+        above.epilogue, last - first, k.outputs, 0, 1, above.x + start,
+        above.value + start if above.value is not NULL else NULL, NULL,
+        above.raw + start if above.raw is not NULL else NULL, 0, above.factor, above.offset, k.gradient + start, 0)
 
 
 cdef inline void weight_rectangle(const Call* k, Py_ssize_t item) noexcept nogil:
@@ -139,32 +172,44 @@ cdef class Dense:
         assert bias is None or self.b.shape[0] == self.w.shape[1]
         assert dbias is None or self.db.shape[0] == self.w.shape[1]
 
-    def workspace(self, Py_ssize_t samples):
+    def forward_workspace(self, Py_ssize_t samples):
         """Floats of workspace that ``forward`` needs."""
         return (depth_parts(samples, self.w.shape[0], self.w.shape[1]) - 1) * samples * self.w.shape[1]
 
-    def forward(self, const float[:, ::1] x not None, float[:, ::1] y not None, float[::1] workspace, int threads):
-        """``y[n, o] = bias[o] + sum_i x[n, i] weight[i, o]``; ``workspace`` may be None where it needs none."""
+    def forward(
+        self, const float[:, ::1] x not None, float[:, ::1] y not None, float[::1] workspace, int threads,
+        Epilogue epilogue=None, float[:, ::1] before=None,
+    ):
+        """``y[n, o] = bias[o] + sum_i x[n, i] weight[i, o]``, or what the epilogue makes of it.
+
+        ``before``, which may be None, takes what the epilogue is applied to. ``workspace`` may be None where none is
+        needed.
+        """
         cdef Call k
         cdef Py_ssize_t items, chunks = 0, item
         k.c = table()
         k.samples, k.inputs, k.outputs = x.shape[0], x.shape[1], self.w.shape[1]
         assert self.w.shape[0] == k.inputs and y.shape[0] == k.samples and y.shape[1] == k.outputs
+        self.check_epilogue(epilogue)
+        assert before is None or (before.shape[0] == k.samples and before.shape[1] == k.outputs)
         if k.samples * k.outputs == 0:
             return
         k.x = &x[0, 0] if k.inputs else NULL
         k.w = &self.w[0, 0] if k.inputs else NULL
         k.bias = &self.b[0] if self.b is not None else NULL
         k.y = &y[0, 0]
+        k.epilogue = &epilogue.c if epilogue is not None else NULL
+        k.before = &before[0, 0] if before is not None else NULL
         k.depths = depth_parts(k.samples, k.inputs, k.outputs)
         k.panels = parts(k.outputs, COLUMNS)
         k.groups = row_groups(k.samples, ROWS, k.panels * k.depths, ITEMS)
         k.rectangles = k.panels * k.groups
+        k.rows = parts(CHUNK, k.outputs)
         items = k.depths * k.rectangles
         if k.depths > 1:
             assert workspace.shape[0] >= (k.depths - 1) * k.samples * k.outputs
             k.sums = &workspace[0]
-            chunks = parts(k.samples * k.outputs, CHUNK)
+            chunks = parts(k.samples, k.rows)
         cdef int count = team(items, k.samples * k.inputs * k.outputs // SHYNESS, threads)
         with nogil:
             if count == 1:
@@ -180,22 +225,46 @@ cdef class Dense:
                     for item in prange(chunks, schedule="static"):
                         forward_chunk(&k, item)
 
-    def backward(self, const float[:, ::1] x not None, const float[:, ::1] dy not None, float[:, ::1] dx, int threads):
+    def backward_workspace(self, Py_ssize_t samples, Epilogue epilogue=None):
+        """Floats of workspace that ``backward`` needs."""
+        return samples * self.w.shape[1] if epilogue is not None else 0
+
+    def backward(
+        self, const float[:, ::1] x not None, const float[:, ::1] dy, float[:, ::1] dx, float[::1] workspace,
+        int threads, Epilogue epilogue=None,
+    ):
         """``dweight[i, o] += sum_n x[n, i] dy[n, o]``, ``dbias[o] += sum_n dy[n, o]`` and, unless ``dx`` is None,
-        ``dx[n, i] = sum_o dy[n, o] weight[i, o]``."""
+        ``dx[n, i] = sum_o dy[n, o] weight[i, o]``; with ``dy`` or the gradient bound to ``epilogue``.
+
+        ``workspace`` may be None where none is needed.
+        """
         cdef Call k
-        cdef Py_ssize_t weights, gradients = 0, item
+        cdef Py_ssize_t weights, gradients = 0, chunks = 0, item
         k.c = table()
         k.samples, k.inputs, k.outputs = x.shape[0], x.shape[1], self.w.shape[1]
-        assert self.w.shape[0] == k.inputs and dy.shape[0] == k.samples and dy.shape[1] == k.outputs
+        assert self.w.shape[0] == k.inputs and (dy is None) == (epilogue is not None)
         assert dx is None or (dx.shape[0] == k.samples and dx.shape[1] == k.inputs)
+        self.check_epilogue(epilogue)
+        if epilogue is None:
+            assert dy.shape[0] == k.samples and dy.shape[1] == k.outputs
+        else:
+            assert epilogue.samples == k.samples
         if k.samples == 0:
             return
         k.x = &x[0, 0] if k.inputs else NULL
-        k.dy = &dy[0, 0] if k.outputs else NULL
         k.w = &self.w[0, 0] if k.inputs and k.outputs else NULL
         k.dw = &self.dw[0, 0] if k.inputs and k.outputs else NULL
         k.dbias = &self.db[0] if self.db is not None and k.outputs else NULL
+        if epilogue is None:
+            k.dy = &dy[0, 0] if k.outputs else NULL
+        else:
+            assert workspace.shape[0] >= k.samples * k.outputs
+            k.above, k.dy, k.gradient = &epilogue.source, &workspace[0], &workspace[0]
+            k.rows = parts(CHUNK, k.outputs)
+            chunks = parts(k.samples, k.rows)
+            if epilogue.c.mean is not NULL:
+                # A normalisation takes a constant away.
+                k.dbias = NULL
         # Rectangles of a stripe are neighbours, so that a thread gets whole rows. Without inputs there is still a bias.
         k.stripes = max(1, min(EIGHT * parts(k.inputs, EIGHT * INPUTS), k.inputs // ROWS))
         k.panels = parts(k.outputs, COLUMNS)
@@ -209,13 +278,21 @@ cdef class Dense:
         cdef int count = team(weights + gradients, work // SHYNESS, threads)
         with nogil:
             if count == 1:
+                for item in range(chunks):
+                    gradient_chunk(&k, item)
                 for item in range(weights):
                     weight_rectangle(&k, item)
                 for item in range(gradients):
                     input_rectangle(&k, item)
             else:
                 with parallel(num_threads=count):
+                    for item in prange(chunks, schedule="static"):
+                        gradient_chunk(&k, item)
                     for item in prange(weights, schedule="static"):
                         weight_rectangle(&k, item)
                     for item in prange(gradients, schedule="static"):
                         input_rectangle(&k, item)
+
+    cdef check_epilogue(self, Epilogue epilogue):
+        if epilogue is not None:
+            assert epilogue.height == epilogue.width == 1 and epilogue.channels == self.w.shape[1]

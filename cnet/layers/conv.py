@@ -203,15 +203,18 @@ class Conv2d(Layer):
         )  # fmt: skip
 
     def _forward(self, x: Float32Array) -> Float32Array:
-        x = layout.physical(x)
+        x, kernel = layout.physical(x), self._kernel
         self._keep(x)
-        return layout.logical(self._convolve(x))
-
-    def _convolve(self, x: Float32Array) -> Float32Array:
-        kernel, threads = self._kernel, _threads._count
         y = layout.empty((x.shape[0], kernel.out_height, kernel.out_width, self.out_channels))
-        workspace = layout.empty((kernel.forward_workspace(x.shape[0], threads),))
-        kernel.forward(x, self.weight.storage, self.bias.storage if self.bias else None, y, workspace, threads)
+        return layout.logical(self._run(x, y))
+
+    def _run(
+        self, x: Float32Array, y: Float32Array, epilogue: Epilogue | None = None, index: Any = None, before: Any = None
+    ) -> Float32Array:
+        """Fill ``y`` with the output, or else it, ``index`` and ``before`` with what the epilogue makes of that."""
+        kernel, threads, bias = self._kernel, _threads._count, self.bias.storage if self.bias else None
+        workspace = layout.empty((kernel.forward_workspace(x.shape[0], threads, epilogue),))
+        kernel.forward(x, self.weight.storage, bias, y, workspace, threads, epilogue, index, before)
         return y
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:

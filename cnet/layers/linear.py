@@ -9,6 +9,7 @@ from cnet._check import Float32Array
 from cnet.initializers import FanInUniform, Initializer
 from cnet.initializers import get as get_initializer
 from cnet.kernels.dense import Dense
+from cnet.kernels.epilogue import Epilogue
 from cnet.layers.base import Layer, Shape, batch_of
 from cnet.parameter import Parameter
 from cnet.random import default_generator
@@ -111,17 +112,30 @@ class Linear(Layer):
 
     def _forward(self, x: Float32Array) -> Float32Array:
         x = layout.physical(x)
-        y = layout.empty((x.shape[0], self.out_features))
-        kernel = self._products()
-        size = kernel.workspace(x.shape[0])
-        kernel.forward(x, y, layout.empty((size,)) if size else None, _threads._count)
         self._keep(x)
+        return self._run(x, layout.empty((x.shape[0], self.out_features)))
+
+    def _run(
+        self, x: Float32Array, y: Float32Array, epilogue: Epilogue | None = None, index: Any = None, before: Any = None
+    ) -> Float32Array:
+        """Fill ``y`` with the output, or else it and ``before`` with what the epilogue makes of that."""
+        kernel = self._products()
+        size = kernel.forward_workspace(x.shape[0])
+        kernel.forward(x, y, layout.empty((size,)) if size else None, _threads._count, epilogue, before)
         return y
 
     def _backward(self, dy: Float32Array, kept: Any, input_grad: bool) -> Float32Array | None:
         (x,) = kept
+        return self._gradients(x, layout.physical(dy), None, input_grad)
+
+    def _gradients(
+        self, x: Float32Array, dy: Float32Array | None, epilogue: Epilogue | None, input_grad: bool
+    ) -> Float32Array | None:
+        """Those of the parameters, added up, and that of ``x``; from ``dy``, or what is bound to ``epilogue``."""
+        kernel = self._products()
+        size = kernel.backward_workspace(x.shape[0], epilogue)
         dx = layout.empty(x.shape) if input_grad else None
-        self._products().backward(x, layout.physical(dy), dx, _threads._count)
+        kernel.backward(x, dy, dx, layout.empty((size,)) if size else None, _threads._count, epilogue)
         return dx
 
     def _products(self) -> Dense:

@@ -91,9 +91,9 @@ def check_case(case: Case) -> None:
         dbias = Guarded(bias.shape, p.dbias, case.misaligned)
         with_bias = (bias, dbias.array) if case.bias else (None, None)
         layer = Dense(weight, with_bias[0], dweight.array, with_bias[1])
-        workspace = Guarded(layer.workspace(case.samples))
+        workspace = Guarded(layer.forward_workspace(case.samples))
         layer.forward(x, y.array, workspace.array, threads)
-        layer.backward(x, dy, dx.array, threads)
+        layer.backward(x, dy, dx.array, None, threads)
         results = [y, dx, dweight, dbias]
         for result in (*results, workspace):
             result.check()
@@ -156,7 +156,7 @@ def test_dense_outputs_of_a_sample_do_not_depend_on_its_batch(isa: str) -> None:
     p = problem(Case(47, 60, 45))
     y = Guarded(p.dy.shape).array
     layer = Dense(p.weight, p.bias, p.dweight, p.dbias)
-    assert layer.workspace(47) == 0
+    assert layer.forward_workspace(47) == 0
     layer.forward(read_only(p.x), y, None, 1)
     for first, last in ((0, 1), (3, 5), (11, 24), (20, 47)):
         part = Guarded((last - first, 45)).array
@@ -175,7 +175,7 @@ def test_dense_keeps_rows_and_columns_apart(isa: str, bad: float) -> None:
         y, dx = Guarded(dy.shape), Guarded(x.shape)
         layer = Dense(p.weight, p.bias, p.dweight.copy(), p.dbias.copy())
         layer.forward(read_only(x), y.array, None, 1)
-        layer.backward(read_only(x), read_only(dy), dx.array, 1)
+        layer.backward(read_only(x), read_only(dy), dx.array, None, 1)
         others = np.arange(9) != sample
         for result, oracle in ((y.array, p.forward), (dx.array, p.input_grad)):
             assert_close(result[others], *(array[others] for array in oracle), sum_budget(outputs))
@@ -186,7 +186,7 @@ def test_dense_keeps_rows_and_columns_apart(isa: str, bad: float) -> None:
         y, dweight, dbias = Guarded(dy.shape), Guarded(weight.shape, p.dweight), Guarded(outputs, p.dbias)
         layer = Dense(read_only(weight), p.bias, dweight.array, dbias.array)
         layer.forward(p.x, y.array, None, 1)
-        layer.backward(p.x, read_only(dy), None, 1)
+        layer.backward(p.x, read_only(dy), None, None, 1)
         others = np.arange(outputs) != output
         for result, oracle in ((y.array, p.forward), (dweight.array, p.weight_grad), (dbias.array, p.bias_grad)):
             assert_close(result[..., others], *(array[..., others] for array in oracle), sum_budget(22))
@@ -198,7 +198,7 @@ def test_dense_weight_grad_adds_up_over_calls(isa: str) -> None:
     dweight, dbias = Guarded(p.weight.shape, p.dweight), Guarded(18, p.dbias)
     layer = Dense(p.weight, p.bias, dweight.array, dbias.array)
     for half in (slice(0, 15), slice(15, 33)):
-        layer.backward(read_only(p.x[half]), read_only(p.dy[half]), None, 2)
+        layer.backward(read_only(p.x[half]), read_only(p.dy[half]), None, None, 2)
     assert_close(dweight.array, *p.weight_grad, sum_budget(34))
     assert_close(dbias.array, *p.bias_grad, sum_budget(34))
 
@@ -210,7 +210,7 @@ def test_dense_of_no_samples_does_nothing(isa: str) -> None:
     layer = Dense(weight, bias, dweight.array, dbias.array)
     for threads in THREADS:
         layer.forward(x, y, None, threads)
-        layer.backward(x, y, x, threads)
+        layer.backward(x, y, x, None, threads)
     assert (dweight.array == 2).all() and (dbias.array == 5).all()
     dweight.check()
     dbias.check()
@@ -222,12 +222,12 @@ def test_dense_without_features(isa: str) -> None:
     y, dbias = Guarded((2, 3)), Guarded(3, 1)
     layer = Dense(np.empty((0, 3), np.float32), read_only([1, 2, 3]), np.empty((0, 3), np.float32), dbias.array)
     layer.forward(no_inputs, y.array, None, 1)
-    layer.backward(no_inputs, read_only(np.ones((2, 3))), no_inputs, 1)
+    layer.backward(no_inputs, read_only(np.ones((2, 3))), no_inputs, None, 1)
     assert y.array.tolist() == [[1, 2, 3]] * 2 and dbias.array.tolist() == [3, 3, 3]
     dx, empty = Guarded((2, 4)), np.empty((4, 0), np.float32)
     layer = Dense(empty, np.empty(0, np.float32), empty, np.empty(0, np.float32))
     layer.forward(read_only(np.ones((2, 4))), no_outputs, None, 1)
-    layer.backward(read_only(np.ones((2, 4))), no_outputs, dx.array, 1)
+    layer.backward(read_only(np.ones((2, 4))), no_outputs, dx.array, None, 1)
     assert not dx.array.any()
 
 
@@ -246,9 +246,9 @@ def check_fences() -> None:
             y, dx, dweight = (fence.array(np.zeros(a.shape), writeable=True) for a in (dy, x, weight))
             bias, dbias = fence.array(np.ones(outputs)), fence.array(np.zeros(outputs), writeable=True)
             layer = Dense(weight, bias, dweight, dbias)
-            workspace = fence.array(np.zeros(layer.workspace(samples)), writeable=True)
+            workspace = fence.array(np.zeros(layer.forward_workspace(samples)), writeable=True)
             layer.forward(x, y, workspace, 1)
-            layer.backward(x, dy, dx, 1)
+            layer.backward(x, dy, dx, None, 1)
             assert (y == inputs + 1).all() and (dx == outputs).all()
             assert (dweight == samples).all() and (dbias == samples).all()
 

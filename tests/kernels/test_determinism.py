@@ -33,12 +33,12 @@ def dense_passes(name: str, samples: int, inputs: int, outputs: int) -> dict[str
 
     def forward(threads: int) -> list[Array]:
         y, layer = Guarded(dy.shape).array, Dense(weight, bias, start, bias_start)
-        layer.forward(x, y, Guarded(layer.workspace(samples)).array, threads)
+        layer.forward(x, y, Guarded(layer.forward_workspace(samples)).array, threads)
         return [y]
 
     def backward(threads: int) -> list[Array]:
         dweight, dbias, dx = Guarded(weight.shape, start), Guarded(outputs, bias_start), Guarded(x.shape)
-        Dense(weight, bias, dweight.array, dbias.array).backward(x, dy, dx.array, threads)
+        Dense(weight, bias, dweight.array, dbias.array).backward(x, dy, dx.array, None, threads)
         return [dweight.array, dbias.array, dx.array]
 
     return {f"{name}-forward": forward, f"{name}-backward": backward}
