@@ -68,23 +68,14 @@ def logical(x: Float32Array) -> Float32Array:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def physical_shape(shape: Shape) -> Shape:
-    """The shape of the physical view of activations of this logical shape."""
-    if len(shape) != 4:
-        return shape
-    n, c, h, w = shape
-    return n, h, w, c
-
-
 def channels_first(x: Float32Array) -> Float32Array:
     """``x`` as ``(N, C * H * W)`` rows in the logical order of its elements, C-ordered; a copy unless it lies so."""
-    n, features = x.shape[0], math.prod(x.shape[1:])
-    if x.flags.c_contiguous or x.ndim != 4:
-        rows: Float32Array = np.ascontiguousarray(x).reshape(n, features)
+    if x.ndim != 4 or x.flags.c_contiguous:
+        rows: Float32Array = np.ascontiguousarray(x).reshape(x.shape[0], math.prod(x.shape[1:]))
         return rows
-    view = physical(x)
-    first = empty((n, features))
-    transpose.transpose(view.reshape(n, -1, x.shape[1]), first.reshape(n, x.shape[1], -1), _threads._count)
+    n, c, h, w = x.shape
+    first = empty((n, c * h * w))
+    transpose.transpose(physical(x).reshape(n, h * w, c), first.reshape(n, c, h * w), _threads._count)
     return first
 
 

@@ -10,6 +10,17 @@
 
 typedef ptrdiff_t cn_size;
 
+enum { CN_CACHE_LINE = 16 }; /* floats */
+
+/* Ask for floats that will be read, or written over, to be brought to the second-level cache. */
+static inline void cn_ask(const float *p, cn_size floats) {
+    for (cn_size i = 0; i < floats; i += CN_CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
+static inline void cn_ask_to_write(const float *p, cn_size floats) {
+    for (cn_size i = 0; i < floats; i += CN_CACHE_LINE) __builtin_prefetch(p + i, 1, 2);
+}
+
 /* What follows a convolution, each part optional: (x - mean) * scale + shift for each channel, an activation, and the
  * maximum of windows of pool_rows x pool_columns. CN_SLOPE multiplies what is not above zero by the channel's slope. */
 enum cn_activation { CN_IDENTITY, CN_RELU, CN_SLOPE };

@@ -8,6 +8,9 @@ cdef extern from "cnet.h":
         CN_IDENTITY
         CN_RELU
         CN_SLOPE
+    void cn_ask(const float* p, cn_size floats) noexcept nogil
+    void cn_ask_to_write(const float* p, cn_size floats) noexcept nogil
+
     ctypedef struct cn_epilogue:
         cn_activation activation
         cn_size pool_rows

@@ -1,3 +1,4 @@
+from cnet.kernels._ahead cimport Stretch
 from cnet.kernels._dispatch cimport cn_epilogue, cn_table
 from cnet.kernels._frame cimport Frame
 from cnet.kernels._passes cimport Pass, Sink, Source
@@ -36,7 +37,16 @@ cdef class Winograd(Pass):
     ) noexcept nogil
     cdef void run_item(
         self, const cn_table* c, const Source* x, const float* packed, const float* bias, const Sink* sink,
-        float* scratch, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
+        float* scratch, Py_ssize_t samples, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row,
+        Py_ssize_t last_row
+    ) noexcept nogil
+    cdef Stretch next_pixels(
+        self, const Source* x, Py_ssize_t samples, Py_ssize_t last_image, Py_ssize_t last_row, Py_ssize_t tiles,
+        Py_ssize_t times
+    ) noexcept nogil
+    cdef Stretch output(
+        self, const Sink* sink, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t tiles,
+        Py_ssize_t times
     ) noexcept nogil
     cdef void finish(
         self, const cn_table* c, const float* products, Py_ssize_t products_element, const float* bias,

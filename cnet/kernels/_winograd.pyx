@@ -8,8 +8,9 @@ time, and transforms back. The input gradient is the same with the weights turne
 
 from cython.parallel cimport prange, threadid
 
+from cnet.kernels._ahead cimport Stretch, ask, ask_to_write, stretch
 from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
-from cnet.kernels._frame cimport frame_row, load_rows
+from cnet.kernels._frame cimport frame_row, image_floats, load_rows
 from cnet.kernels._passes cimport Pass, Sink, Source
 
 cdef enum:
@@ -100,7 +101,7 @@ cdef class Winograd(Pass):
             batch = item // blocks
             block = item % blocks
             self.run_item(
-                c, x, workspace, bias, &sink, scratch + threadid() * scratch_size, batch * share,
+                c, x, workspace, bias, &sink, scratch + threadid() * scratch_size, samples, batch * share,
                 min(samples, (batch + 1) * share), block * rows, min(self.tile_rows, (block + 1) * rows))
 
     cdef void pack(
@@ -126,7 +127,8 @@ cdef class Winograd(Pass):
 
     cdef void run_item(
         self, const cn_table* c, const Source* x, const float* packed, const float* bias, const Sink* sink,
-        float* scratch, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
+        float* scratch, Py_ssize_t samples, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row,
+        Py_ssize_t last_row
     ) noexcept nogil:
         """Rows ``first_row`` to ``last_row`` of tiles of a few images."""
         cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels, element, image, row, column, tile
@@ -136,6 +138,9 @@ cdef class Winograd(Pass):
         cdef float* transformed = scratch + frame_size
         cdef float* products = transformed + self.elements * plane(tiles * depth)
         cdef float* block = products + self.elements * plane(tiles * panel)
+        cdef Py_ssize_t times = self.elements * ((self.out_channels + panel - 1) // panel)
+        cdef Stretch pixels = self.next_pixels(x, samples, last_image, last_row, tiles, times)
+        cdef Stretch output = self.output(sink, first_image, last_image, first_row, tiles, times)
         for image in range(first_image, last_image):
             load_rows(c, &self.frame, x, image, scratch, first_row * self.m, last_row * self.m + 2)
             for row in range(last_row - first_row):
@@ -147,6 +152,8 @@ cdef class Winograd(Pass):
         while column < self.out_channels:
             width = min(panel, self.out_channels - column)
             for element in range(self.elements):
+                ask(&pixels)
+                ask_to_write(&output)
                 c.gemm_f32(
                     tiles, width, transformed + element * plane(tiles * depth), depth, WHOLE, 1, depth,
                     packed + (column // panel * self.elements + element) * plane(depth * panel), panel, NULL, 0,
@@ -156,6 +163,34 @@ cdef class Winograd(Pass):
                     c, products + (image - first_image) * image_tiles * panel, plane(tiles * panel), bias, sink, block,
                     image, column, width, first_row, last_row)
             column = column + panel
+
+    cdef Stretch next_pixels(
+        self, const Source* x, Py_ssize_t samples, Py_ssize_t last_image, Py_ssize_t last_row, Py_ssize_t tiles,
+        Py_ssize_t times
+    ) noexcept nogil:
+        """What the next item reads, in memory behind what this one does, if it has as many tiles."""
+        cdef Py_ssize_t row = min(self.frame.height, last_row * self.m + 2 - self.frame.top), image = last_image - 1
+        cdef Py_ssize_t start = (image * self.frame.height + row) * self.frame.width * self.frame.channels
+        cdef Py_ssize_t floats = tiles * self.m * self.m * self.frame.channels
+        if x.epilogue is not NULL and x.raw is NULL:
+            # A gradient of windows, which are fewer than pixels.
+            floats = 0
+        return stretch(
+            (x.raw if x.raw is not NULL else x.x) + start, min(floats, samples * image_floats(&self.frame) - start),
+            times)
+
+    cdef Stretch output(
+        self, const Sink* sink, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t tiles,
+        Py_ssize_t times
+    ) noexcept nogil:
+        """What this item writes."""
+        cdef Py_ssize_t row = self.out_width * self.out_channels, window = 1
+        cdef Py_ssize_t start = (first_image * self.out_height + first_row * self.m) * row
+        cdef Py_ssize_t end = last_image * self.out_height * row
+        if sink.epilogue is not NULL:
+            window = sink.epilogue.pool_rows * sink.epilogue.pool_columns
+        return stretch(
+            sink.y + start // window, min(tiles * self.m * self.m * self.out_channels, end - start) // window, times)
 
     cdef void finish(
         self, const cn_table* c, const float* products, Py_ssize_t products_element, const float* bias,
