@@ -192,6 +192,8 @@ class Arena:
         self.grad = layout.zeros((size,))
         for parameter, offset in zip(self.parameters, offsets, strict=True):
             parameter.adopt(self, offset)
+        # Where the parameters lay before, nothing of their size will be asked for again.
+        layout.empty_cache()
 
     def zeros(self) -> Float32Array:
         """A buffer of the same shape, such as an optimizer's momentum."""

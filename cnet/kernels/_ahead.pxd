@@ -9,8 +9,9 @@ cdef struct Stretch:
 
 
 cdef inline Stretch stretch(const float* at, Py_ssize_t floats, Py_ssize_t times) noexcept nogil:
-    """So many floats, asked for in equal shares; none if there are fewer than none."""
-    return Stretch(at, max(<Py_ssize_t>0, floats), (floats + times - 1) // times)
+    """So many floats, asked for in equal shares of whole cache lines; none if there are fewer than none."""
+    floats = max(<Py_ssize_t>0, floats)
+    return Stretch(at, floats, (floats + times * 16 - 1) // (times * 16) * 16)
 
 
 cdef inline void ask(Stretch* s) noexcept nogil:
@@ -27,3 +28,8 @@ cdef inline void ask_to_write(Stretch* s) noexcept nogil:
     cn_ask_to_write(s.at, floats)
     s.at += floats
     s.left -= floats
+
+
+cdef inline void ask_part(const Stretch* s, Py_ssize_t part) noexcept nogil:
+    """Ask for the share of this number, to read it."""
+    cn_ask(s.at + s.share * part, min(s.share, s.left - s.share * part))

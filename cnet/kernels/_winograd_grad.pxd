@@ -1,3 +1,4 @@
+from cnet.kernels._ahead cimport Stretch
 from cnet.kernels._dispatch cimport cn_table
 from cnet.kernels._frame cimport Frame
 from cnet.kernels._passes cimport GradPass, Source
@@ -12,6 +13,10 @@ cdef class WinogradGrad(GradPass):
     cdef Py_ssize_t transform_size(self, Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t panel) noexcept nogil
     cdef Py_ssize_t scratch_size(self) noexcept nogil
     cdef Py_ssize_t first_tile(self, Py_ssize_t unit) noexcept nogil
+    cdef Stretch ahead(
+        self, const Frame* f, const float* images, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples,
+        Py_ssize_t times
+    ) noexcept nogil
     cdef void transform(
         self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t unit, Py_ssize_t tile, Py_ssize_t tiles,
         float* source, float* target, float* bias, float* scratch
