@@ -70,6 +70,8 @@ class Case:
         names = ["direct"]
         if self.groups == 1 or self.depth * self.breadth > 1:
             names += ["dots", "patches"]
+            if self.groups > 1:
+                names.append("spread")
         if self.groups == 1 and self.dilation == (1, 1):
             names += ["overlap", "blocks"]
             if self.kernel == (3, 3) and self.stride == (1, 1) and max(self.padding) <= 2:
@@ -234,6 +236,8 @@ NAMED = {
     # Dot products of every number of channels that share loads, over points in all sizes of group.
     "five-dot-products": Case(2, 33, 5, (3, 29), (2, 2), padding=(0, 1, 1, 1)),
     "six-dot-products-of-groups": Case(2, 19, 6, (4, 11), (3, 2), groups=2),
+    "spread-groups-of-many": Case(3, 3, 2, (11, 9), (3, 2), (2, 1), (1, 1, 0, 1), groups=11),
+    "spread-rows-in-parts": Case(1, 12, 20, (41, 40), (2, 2), padding=(1, 0, 0, 1), groups=5),
     # Windows of which the image holds few rows, or none.
     "mostly-padding": Case(2, 4, 5, (2, 3), (6, 3), padding=(5, 7, 1, 1)),
     # Winograd's tiles reach over every edge differently; a panel of weights is transformed 32 input channels at a time.

@@ -61,6 +61,9 @@ cdef extern from "cnet.h":
             cn_size lines, cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_line,
             cn_size a_point, const cn_size* offsets, const float* b, cn_size b_line, float* dw
         ) noexcept nogil
+        void (*spread_f32)(
+            cn_size points, cn_size groups, cn_size depth, cn_size breadth, const float* x, float* y
+        ) noexcept nogil
         void (*overlap_row_f32)(
             cn_size columns, cn_size channels, const cn_size* starts, const cn_size* taps, cn_size tap_step,
             cn_size rows, cn_size row_step, const float* x, float* y

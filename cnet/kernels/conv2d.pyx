@@ -2,10 +2,10 @@
 
 Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The work is done by passes (``_passes``),
 of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), Winograd's filtering where
-it needs less arithmetic (``_winograd``, ``_winograd_grad``), overlapping products for the input gradient of few channels
-(``_overlap``), blocks of pixels for few output channels (``_blocked``), dot products for those of long sums (``_dots``),
-and copies of what lies under the windows where rows of pixels are short (``_patches``). What each would cost for the
-shapes chooses.
+it needs less arithmetic (``_winograd``, ``_winograd_grad``), overlapping products for the input gradient of few
+channels (``_overlap``), blocks of pixels for few output channels (``_blocked``), dot products for those of long sums
+(``_dots``), copies of what lies under the windows where rows of pixels are short (``_patches``), and channels spread
+out for small groups (``_spread``). What each would cost for the shapes chooses.
 """
 
 from libc.stdint cimport uint8_t
@@ -16,8 +16,9 @@ from cnet.kernels._dispatch cimport cn_table, table
 from cnet.kernels._dots cimport Dots, DotsGrad
 from cnet.kernels._gather cimport Gather
 from cnet.kernels._overlap cimport Overlap
-from cnet.kernels._patches cimport Patches, PatchesGrad
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
+from cnet.kernels._patches cimport Patches, PatchesGrad
+from cnet.kernels._spread cimport Spread, SpreadGrad
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
@@ -35,7 +36,7 @@ cdef enum:
     PRODUCT_COST = 8
     OVERLAP_COST = 4
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread")
 
 
 cdef class Choice:
@@ -55,7 +56,8 @@ cdef class Conv2d:
     (F(4x4, 3x3), which loses a decimal digit) take theirs for every 3x3 convolution of stride 1, without groups and
     with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
     "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and dilation that has any;
-    "dots" and "patches" take dot products and patches for every pass but depthwise; "direct" takes none of these.
+    "dots" and "patches" take dot products and patches for every pass but depthwise, "spread" spreads channels for every
+    pass with groups but depthwise; "direct" takes none of these.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
@@ -73,6 +75,8 @@ cdef class Conv2d:
     cdef DotsGrad dots_grad
     cdef Patches patches, patches_scatter
     cdef PatchesGrad patches_grad
+    cdef Spread spread, spread_scatter
+    cdef SpreadGrad spread_grad
     cdef Overlap overlap
     cdef Blocked blocked
     cdef BlockedGrad blocked_grad
@@ -131,6 +135,9 @@ cdef class Conv2d:
         if not self.gather.depthwise and algorithm in ("auto", "patches"):
             self.patches, self.patches_scatter = Patches(*window), Patches(*residues)
             self.patches_grad = PatchesGrad(self.patches)
+        if groups > 1 and not self.gather.depthwise and algorithm in ("auto", "spread"):
+            self.spread, self.spread_scatter = Spread(*window), Spread(*residues)
+            self.spread_grad = SpreadGrad(self.spread)
         plain = plain and tuple(kernel) == (3, 3) and tuple(stride) == (1, 1) and max(padding) <= 2
         if plain and algorithm in ("auto", "winograd2", "winograd4"):
             m = 4 if algorithm == "winograd4" else 2
@@ -163,6 +170,8 @@ cdef class Conv2d:
             best, least = self.blocked, min(least, self.blocked.gather.cost(c))
         if self.dots is not None and (self.forced or self.dots.cost(c) < least):
             best, least = self.dots, self.dots.cost(c)
+        if self.spread is not None and (self.forced or self.spread.cost(c) < least):
+            best, least = self.spread, self.spread.cost(c)
         if self.patches is not None and (self.forced or self.patches.cost_of(c, samples) < least):
             best = self.patches
         return best
@@ -177,6 +186,8 @@ cdef class Conv2d:
             best, least = self.overlap, self.overlap_cost(c)
         if self.dots_scatter is not None and (self.forced or self.dots_scatter.cost(c) < least):
             best, least = self.dots_scatter, self.dots_scatter.cost(c)
+        if self.spread_scatter is not None and (self.forced or self.spread_scatter.cost(c) < least):
+            best, least = self.spread_scatter, self.spread_scatter.cost(c)
         if self.patches_scatter is not None and (self.forced or self.patches_scatter.cost_of(c, samples) < least):
             best = self.patches_scatter
         return best
@@ -189,7 +200,7 @@ cdef class Conv2d:
         if self.blocked_grad is not None:
             best = self.blocked_grad.direct
         cdef double least = best.cost(c, samples)
-        for other in (self.dots_grad, self.patches_grad):
+        for other in (self.dots_grad, self.spread_grad, self.patches_grad):
             if other is not None and (self.forced or (<DirectGrad>other).cost(c, samples) < least):
                 best, least = other, (<DirectGrad>other).cost(c, samples)
         if self.blocked_grad is not None and best is self.blocked_grad.direct:

@@ -199,6 +199,15 @@ def test_conv2d_chooses_dot_products_for_few_output_channels_of_long_sums(isa: s
     assert auto["dx"] == dots["dx"] != direct["dx"] and auto["y"] == direct["y"]
 
 
+def test_conv2d_chooses_to_spread_channels_of_small_groups(isa: str) -> None:
+    case = Case(2, 1, 2, (13, 12), padding=(1, 1, 1, 1), groups=32)
+    auto, direct, spread = (run_case(case, *random_inputs(case), 1, name) for name in ("auto", "direct", "spread"))
+    assert_same_bytes(auto[2], spread[2], "dweight")
+    assert auto[2].tobytes() != direct[2].tobytes()
+    # Sums of few terms are the same either way.
+    assert_same_bytes(auto[0], spread[0], "y")
+
+
 def test_conv2d_chooses_patches_for_short_rows_of_many_channels(isa: str) -> None:
     """Sums that are long enough to be formed in stretches, which shows in their bits only by chance."""
     case = Case(8, 128, 256, (7, 7), (5, 3), stride=(3, 3), padding=(2, 2, 1, 1))
@@ -241,6 +250,11 @@ def test_conv2d_matches_oracle_around_the_tile(isa: str) -> None:
 )  # fmt: skip
 def test_conv2d_confines_what_is_not_a_number(isa: str, name: str) -> None:
     check_confinement(NAMED[name], "direct")
+
+
+@pytest.mark.parametrize("name", ["groups", "depth-multiplier", "channels-summed-by-group", "spread-rows-in-parts"])
+def test_conv2d_by_channels_spread_out_confines_what_is_not_a_number(isa: str, name: str) -> None:
+    check_confinement(NAMED[name], "spread")
 
 
 @pytest.mark.parametrize("algorithm", ["dots", "patches"])
