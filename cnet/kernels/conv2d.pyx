@@ -182,7 +182,9 @@ cdef class Conv2d:
         cdef const cn_table* c = table()
         cdef double least = self.scatter.cost(c)
         cdef Pass best = self.scatter
-        if self.overlap is not None and (self.forced or self.overlap_cost(c) < least):
+        # Products of many channels do not stay in the cache until they are added up.
+        cdef bint few = self.in_channels < 2 * c.lanes
+        if self.overlap is not None and (self.forced or few and self.overlap_cost(c) < least):
             best, least = self.overlap, self.overlap_cost(c)
         if self.dots_scatter is not None and (self.forced or self.dots_scatter.cost(c) < least):
             best, least = self.dots_scatter, self.dots_scatter.cost(c)
