@@ -68,6 +68,10 @@ class Case:
     def algorithms(self) -> tuple[str, ...]:
         """Those that compute some pass of this convolution; where another is forced, direct summation is taken."""
         names = ["direct"]
+        if self.groups == 1 or self.depth * self.breadth > 1:
+            names += ["dots", "patches"]
+            if self.groups > 1:
+                names.append("spread")
         if self.groups == 1 and self.dilation == (1, 1):
             names += ["overlap", "blocks"]
             if self.kernel == (3, 3) and self.stride == (1, 1) and max(self.padding) <= 2:
@@ -221,6 +225,21 @@ NAMED = {
     "images-sharing-panels": Case(37, 128, 120, (1, 2), padding=(1, 1, 1, 1)),
     "images-sharing-panels-unpadded": Case(49, 120, 128, (3, 3)),
     "images-sharing-panels-strided": Case(34, 130, 120, (3, 2), stride=(2, 2), padding=(1, 0, 1, 1)),
+    # Patches of several images make one product; of long sums a stretch at a time, of whole segments or of parts.
+    "images-in-one-product": Case(21, 5, 19, (5, 6), stride=(2, 1), padding=(1, 1, 1, 1)),
+    "images-in-one-product-of-groups": Case(18, 5, 35, (4, 4), groups=2, padding=(1, 0, 1, 1)),
+    "stretches-of-whole-segments": Case(9, 70, 36, (6, 5), (5, 3), stride=(1, 2), padding=(2, 1, 1, 1)),
+    "stretches-of-long-segments": Case(5, 260, 18, (4, 6), (2, 5), padding=(1, 0, 2, 2)),
+    "stretches-of-groups": Case(5, 530, 3, (3, 2), (1, 2), groups=2),
+    "several-products-of-an-image": Case(2, 3, 34, (23, 21), (4, 3), stride=(1, 2), padding=(2, 1, 1, 1)),
+    "rows-beyond-a-product": Case(1, 2, 3, (3, 230), (2, 3), padding=(1, 0, 1, 1)),
+    # Dot products of every number of channels that share loads, over points in all sizes of group.
+    "five-dot-products": Case(2, 33, 5, (3, 29), (2, 2), padding=(0, 1, 1, 1)),
+    "six-dot-products-of-groups": Case(2, 19, 6, (4, 11), (3, 2), groups=2),
+    "spread-groups-of-many": Case(3, 3, 2, (11, 9), (3, 2), (2, 1), (1, 1, 0, 1), groups=11),
+    "spread-rows-in-parts": Case(1, 12, 20, (41, 40), (2, 2), padding=(1, 0, 0, 1), groups=5),
+    # Windows of which the image holds few rows, or none.
+    "mostly-padding": Case(2, 4, 5, (2, 3), (6, 3), padding=(5, 7, 1, 1)),
     # Winograd's tiles reach over every edge differently; a panel of weights is transformed 32 input channels at a time.
     "one-window": Case(9, 6, 5, (3, 3)),
     "padding-of-two": Case(3, 17, 9, (5, 6), padding=(2, 2, 2, 2)),

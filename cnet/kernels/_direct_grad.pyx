@@ -19,13 +19,31 @@ cdef enum:
     # Output pixels that a register tile sums over before it moves on: enough to pay for loading and storing the tile,
     # few enough that the pixels of x and dy stay in the nearest caches until every tile has met them.
     POINTS = 128
+    # What a line of points costs a tile, and loading and storing each of its vectors, in multiply-adds of a vector:
+    # fitted to the times of 170 layers.
+    LINE_COST = 20
+    TILE_COST = 4
+
+
+cdef double outer_cost(
+    const cn_table* c, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t lines, Py_ssize_t points
+) noexcept nogil:
+    """What sums of products over points take, in multiply-adds of a vector at full speed."""
+    cdef Py_ssize_t tiles = (rows + c.tile_rows - 1) // c.tile_rows, column = 0, vectors
+    cdef double height = <double>rows / tiles, sum = 0
+    while column < width:
+        vectors = (min(c.tile_columns, width - column) + c.lanes - 1) // c.lanes
+        # The two loads of a cycle feed two multiply-adds.
+        sum += lines * (points * max(height * vectors, height + vectors) + LINE_COST) + TILE_COST * height * vectors
+        column = column + c.tile_columns
+    return sum * tiles
 
 
 cdef class DirectGrad(GradPass):
     """The weight gradient of the convolution whose forward pass is ``gather``."""
 
     def __cinit__(self, Gather gather not None):
-        self.gather = gather
+        self.gather, self.part_pixels = gather, 1
         self.weights = gather.taps * gather.depth * gather.out_channels
         self.target = Frame(
             gather.out_height, gather.out_width, gather.out_channels, 0, 0, gather.out_height, gather.out_width)
@@ -33,12 +51,18 @@ cdef class DirectGrad(GradPass):
     cdef Py_ssize_t panels(self, Py_ssize_t panel) noexcept nogil:
         return (self.gather.breadth + panel - 1) // panel
 
+    cdef Py_ssize_t units(self, const cn_table* c) noexcept nogil:
+        """What work items of one group of images may share."""
+        return self.gather.groups * self.panels(c.tile_columns)
+
     cdef Py_ssize_t part_size(self) noexcept nogil:
         return (self.weights + self.gather.out_channels + 15) // 16 * 16
 
     cdef Py_ssize_t parts(self, Py_ssize_t samples) noexcept nogil:
         """Groups of images whose sums are formed apart."""
-        return max(1, min(min(samples, <Py_ssize_t>ITEMS), PARTIAL_FLOATS // self.part_size()))
+        cdef Py_ssize_t pixels = samples * self.target.height * self.gather.out_width
+        return max(1, min(
+            min(samples, <Py_ssize_t>ITEMS), min(PARTIAL_FLOATS // self.part_size(), pixels // self.part_pixels)))
 
     cdef Py_ssize_t lines(self) noexcept nogil:
         """Rows of output pixels that a register tile sums over."""
@@ -58,8 +82,8 @@ cdef class DirectGrad(GradPass):
     ):
         cdef const cn_table* c = table()
         cdef Py_ssize_t parts = self.parts(samples), size = self.part_size(), weights = self.weights
-        cdef Py_ssize_t panels = self.gather.groups * self.panels(c.tile_columns)
-        cdef Py_ssize_t splits = 1 if self.gather.depthwise else min(panels, (ITEMS + parts - 1) // parts)
+        cdef Py_ssize_t units = self.units(c)
+        cdef Py_ssize_t splits = 1 if self.gather.depthwise else min(units, (ITEMS + parts - 1) // parts)
         cdef Py_ssize_t scratch_size = self.scratch_size(dy.epilogue is not NULL), item, part, split, first, last
         cdef Source images = Source(x, NULL, NULL, NULL, NULL, NULL, NULL)
         cdef Py_ssize_t chunk = 4096, chunks = (weights + chunk - 1) // chunk
@@ -72,7 +96,7 @@ cdef class DirectGrad(GradPass):
             self.part_grad(
                 c, self.gather, &images, dy, workspace + part * size, dbias is not NULL and split == 0,
                 scratch + threadid() * scratch_size, samples * part // parts, samples * (part + 1) // parts,
-                panels * split // splits, panels * (split + 1) // splits)
+                units * split // splits, units * (split + 1) // splits)
         count = team(chunks, parts * weights // 4, threads)
         for item in prange(chunks, nogil=True, schedule="static", num_threads=count):
             first = item * chunk
@@ -80,6 +104,12 @@ cdef class DirectGrad(GradPass):
             c.add_parts_f32(parts, last - first, workspace + first, size, dweight + first)
         if dbias is not NULL:
             c.add_parts_f32(parts, self.gather.out_channels, workspace + weights, size, dbias)
+
+    cdef double cost(self, const cn_table* c, Py_ssize_t samples) noexcept nogil:
+        """What an image of so many takes, in multiply-adds of a vector at full speed."""
+        cdef Phase* phase = &self.gather.phases[0]
+        return <double>self.target.height / self.lines() * self.gather.groups * phase.segment_count * outer_cost(
+            c, phase.run, self.gather.breadth, self.lines(), self.gather.out_width)
 
     cdef void part_grad(
         self, const cn_table* c, Gather g, const Source* x, const Source* dy, float* partial, bint with_bias,

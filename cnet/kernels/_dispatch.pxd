@@ -39,6 +39,10 @@ cdef extern from "cnet.h":
         void (*pack_transposed_f32)(
             cn_size rows, cn_size columns, const float* x, cn_size x_row, float* panel
         ) noexcept nogil
+        void (*patches_f32)(
+            cn_size points, const float* a, cn_size a_point, const cn_size* segments, cn_size segment_count,
+            cn_size run, float* y, cn_size y_row
+        ) noexcept nogil
         void (*product_f32)(
             cn_size rows, cn_size width, cn_size depth, const float* a, cn_size a_row, cn_size a_step, const float* b,
             cn_size b_row, const float* start, cn_size start_row, float* c, cn_size c_row
@@ -47,6 +51,11 @@ cdef extern from "cnet.h":
             cn_size rows, cn_size width, cn_size depth, const float* dy, cn_size dy_row, const float* w, cn_size w_row,
             float* dx, cn_size dx_row
         ) noexcept nogil
+        void (*dots_f32)(
+            cn_size points, cn_size channels, const float* a, cn_size a_point, const cn_size* segments,
+            cn_size segment_count, cn_size run, const float* w, cn_size w_row, const float* bias, float* y,
+            cn_size y_point
+        ) noexcept nogil
         void (*depthwise_f32)(
             cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_point, const cn_size* offsets,
             const float* w, const float* bias, float* y, cn_size y_point
@@ -54,6 +63,9 @@ cdef extern from "cnet.h":
         void (*depthwise_weight_grad_f32)(
             cn_size lines, cn_size points, cn_size channels, cn_size taps, const float* a, cn_size a_line,
             cn_size a_point, const cn_size* offsets, const float* b, cn_size b_line, float* dw
+        ) noexcept nogil
+        void (*spread_f32)(
+            cn_size points, cn_size groups, cn_size depth, cn_size breadth, const float* x, float* y
         ) noexcept nogil
         void (*overlap_row_f32)(
             cn_size columns, cn_size channels, const cn_size* starts, const cn_size* taps, cn_size tap_step,

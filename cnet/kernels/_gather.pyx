@@ -30,6 +30,18 @@ cdef enum:
     # few images at a time share each panel; and so many floats of images at most.
     RESIDENT = 131072
     SHARED_IMAGES = 4
+    # What the cost of a layer is made of, in multiply-adds of a vector at full speed, fitted to the times of 180 layers
+    # with a first-level cache of 48 KB and a second-level cache of 2 MB: sums that hide the latency of a multiply-add;
+    # what a tile takes for each vector, and a stretch of memory under the window; a cache line of weights where so many
+    # floats do not stay in the first-level cache, and where so many do not stay in the second.
+    LINE = 16
+    IN_FLIGHT = 8
+    TILE_COST = 40
+    STRETCH_COST = 16
+    NEAR_FLOATS = 6144
+    FAR_COST = 10
+    FAR_FLOATS = 655360
+    FARTHEST_COST = 26
 
 
 cdef class Gather(Pass):
@@ -54,7 +66,8 @@ cdef class Gather(Pass):
         self.phase_count = len(phases)
         self.taps = sum(len(rows) * len(columns) for _, _, rows, columns in phases)
         self.phases = <Phase*>calloc(max(1, self.phase_count), sizeof(Phase))
-        self.indices = <Py_ssize_t*>calloc(max(1, 2 * self.taps), sizeof(Py_ssize_t))
+        cdef Py_ssize_t tap_rows = sum(len(rows) for _, _, rows, _ in phases)
+        self.indices = <Py_ssize_t*>calloc(max(1, 2 * self.taps + tap_rows), sizeof(Py_ssize_t))
         if self.phases is NULL or self.indices is NULL:
             raise MemoryError()
         self._bind_phases(phases, kernel_width)
@@ -90,7 +103,7 @@ cdef class Gather(Pass):
     def _bind_phases(self, phases, Py_ssize_t kernel_width):
         cdef Phase* phase
         cdef Py_ssize_t row = frame_row(&self.frame)
-        cdef Py_ssize_t bound = 0, number, i
+        cdef Py_ssize_t bound = 0, bound_rows = 2 * self.taps, number, i
         for number, (first_row, first_column, row_taps, column_taps) in enumerate(phases):
             phase = &self.phases[number]
             phase.first_row, phase.first_column = first_row, first_column
@@ -110,8 +123,17 @@ cdef class Gather(Pass):
             for i, offset in enumerate(offsets[::stretch]):
                 phase.segments[i] = offset
             phase.segment_count, phase.run = phase.taps // stretch, stretch * self.depth
+            phase.row_taps, phase.tap_rows = len(row_taps), self.indices + bound_rows
+            for i, (offset, _) in enumerate(row_taps):
+                phase.tap_rows[i] = offset + self.frame.top
             bound += phase.taps
+            bound_rows += phase.row_taps
             self.phase_rows = max(self.phase_rows, phase.rows)
+            self.phase_columns = max(self.phase_columns, phase.columns)
+
+    cdef Py_ssize_t panel(self, const cn_table* c) noexcept nogil:
+        """Output channels of a group that are computed at once."""
+        return c.tile_columns
 
     cdef Py_ssize_t packed_size(self, Py_ssize_t panel) noexcept nogil:
         if self.depthwise:
@@ -128,6 +150,10 @@ cdef class Gather(Pass):
         cdef Py_ssize_t images = RESIDENT // max(1, self.frame.height * self.frame.width * self.channels)
         return max(1, min(min(images, <Py_ssize_t>SHARED_IMAGES), samples // ITEMS))
 
+    cdef Py_ssize_t least_rows(self, Py_ssize_t images) noexcept nogil:
+        """Rows of so many images that are worth an item of their own."""
+        return 1
+
     cdef Py_ssize_t block_size(self, Py_ssize_t panel, const cn_epilogue* epilogue) noexcept nogil:
         """Floats of a row of windows of one panel, which waits in the nearest cache for its epilogue."""
         if epilogue is NULL:
@@ -138,7 +164,7 @@ cdef class Gather(Pass):
         self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads
     ) noexcept nogil:
         """The packed weights, and for each thread the images of an item and a block of rows."""
-        cdef Py_ssize_t panel = table().tile_columns
+        cdef Py_ssize_t panel = self.panel(table())
         cdef Py_ssize_t scratch = self.images_per_item(samples, panel) * self.image_size(through)
         return (self.packed_size(panel) + 15) // 16 * 16 + threads * (scratch + self.block_size(panel, epilogue))
 
@@ -147,14 +173,15 @@ cdef class Gather(Pass):
         float* workspace, int threads
     ):
         cdef const cn_table* c = table()
-        cdef Py_ssize_t panel = c.tile_columns, packed_size = (self.packed_size(panel) + 15) // 16 * 16
+        cdef Py_ssize_t panel = self.panel(c), packed_size = (self.packed_size(panel) + 15) // 16 * 16
         cdef Py_ssize_t share = self.images_per_item(samples, panel), batches = (samples + share - 1) // share
         cdef Py_ssize_t work = samples * self.taps * self.depth * self.out_channels * self.phase_rows * (
             self.out_width // self.out_column_step)
         # Blocks of rows end where windows of the epilogue do, and are worth a thread's while.
         cdef Py_ssize_t unit = sink.epilogue.pool_rows if sink.epilogue is not NULL else 1
-        cdef Py_ssize_t units = self.phase_rows // unit
-        cdef Py_ssize_t blocks = max(1, min(min(units, (ITEMS + batches - 1) // batches), work // batches // GRAIN))
+        cdef Py_ssize_t units = self.phase_rows // unit, least = self.least_rows(share)
+        cdef Py_ssize_t blocks = max(1, min(
+            min(units, (ITEMS + batches - 1) // batches), min(work // batches // GRAIN, self.phase_rows // least)))
         cdef bint through = x.epilogue is not NULL
         cdef Py_ssize_t scratch_size = share * self.image_size(through) + self.block_size(panel, sink.epilogue)
         cdef float* scratch = workspace + packed_size
@@ -177,7 +204,7 @@ cdef class Gather(Pass):
         self, const cn_table* c, Py_ssize_t item, const float* weight, bint transposed, float* packed
     ) noexcept nogil:
         """Panel ``item`` of every phase, in the order in which the phase's segments meet the taps."""
-        cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
+        cdef Py_ssize_t panel = self.panel(c), panels = (self.breadth + panel - 1) // panel
         cdef Py_ssize_t group = item // panels, column = item % panels * panel
         cdef Py_ssize_t count = min(panel, self.breadth - column), number, place, tap, taps
         cdef Phase* phase
@@ -215,13 +242,11 @@ cdef class Gather(Pass):
         float* scratch, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t last_row
     ) noexcept nogil:
         """Rows ``first_row`` to ``last_row`` of every phase, for a few images."""
-        cdef Py_ssize_t panel = c.tile_columns, panels = (self.breadth + panel - 1) // panel
         cdef bint through = x.epilogue is not NULL
         cdef Py_ssize_t image_size = image_floats(&self.frame), first_source = first_row * self.row_step, last_source
-        cdef Py_ssize_t image, number, index, group, column
+        cdef Py_ssize_t image
         cdef const float* source = x.x + first_image * image_size + first_source * self.frame.width * self.channels
         cdef float* block = scratch + (last_image - first_image) * self.image_size(through)
-        cdef Phase* phase
         if self.padded or through:
             # Up to the last row that the last window of this block reads.
             last_source = min(self.frame.rows, (last_row - 1) * self.row_step + self.reach)
@@ -231,6 +256,18 @@ cdef class Gather(Pass):
             for image in range(first_image, last_image):
                 load_rows(
                     c, &self.frame, x, image, scratch + (image - first_image) * image_size, first_source, last_source)
+        self.item_rows(
+            c, source, image_size, packed, bias, sink, block, first_image, last_image, first_row, last_row)
+
+    cdef void item_rows(
+        self, const cn_table* c, const float* source, Py_ssize_t image_size, const float* packed, const float* bias,
+        const Sink* sink, float* block, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row,
+        Py_ssize_t last_row
+    ) noexcept nogil:
+        """The same, of images that can be read in place: ``source`` is the first row of windows of the first."""
+        cdef Py_ssize_t panel = self.panel(c), panels = (self.breadth + panel - 1) // panel
+        cdef Py_ssize_t image, number, index, group, column
+        cdef Phase* phase
         for number in range(self.phase_count):
             phase = &self.phases[number]
             if self.depthwise:
@@ -259,10 +296,12 @@ cdef class Gather(Pass):
         cdef Py_ssize_t pixel = self.column_step * self.channels, out_pixel = self.out_column_step * self.out_channels
         cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), row, window, place
         # The pixels of a block lie together, those of a panel apart.
-        cdef Py_ssize_t block_pixel = self.out_channels if self.depthwise or self.pixels > 1 else c.tile_columns
+        cdef Py_ssize_t block_pixel = self.out_channels if self.depthwise or self.pixels > 1 else self.panel(c)
         cdef Py_ssize_t block_row = self.out_width * block_pixel, windows
+        cdef Py_ssize_t top, bottom, first = 0, segments = phase.segment_count, each
         cdef const cn_epilogue* epilogue = sink.epilogue
         cdef float* to
+        each = segments // phase.row_taps if segments > 0 else 0
         if bias is not NULL:
             bias = bias + channel
         if epilogue is not NULL:
@@ -273,13 +312,20 @@ cdef class Gather(Pass):
             else:
                 place = (image * self.out_height + phase.first_row + row * self.out_row_step) * self.out_width
                 to = sink.y + (place + phase.first_column) * self.out_channels + channel
+            if self.skips and each > 0:
+                # Rows of the window above the image and below it.
+                top, bottom = self.frame.top - row * self.row_step, phase.row_taps
+                first = 0
+                while first < bottom and phase.tap_rows[first] < top:
+                    first += 1
+                while bottom > first and phase.tap_rows[bottom - 1] >= top + self.frame.height:
+                    bottom -= 1
+                first, segments = first * each, (bottom - first) * each
             if self.depthwise:
                 c.depthwise_f32(
                     phase.columns, width, phase.taps, source, pixel, phase.segments, packed, bias, to, out_pixel)
             else:
-                c.gemm_f32(
-                    phase.columns, width, source, pixel, phase.segments, phase.segment_count, phase.run, packed,
-                    c.tile_columns, bias, 0, to, out_pixel)
+                self.products(c, phase, first, segments, width, source, packed, bias, to, out_pixel)
             source += source_row
             if epilogue is not NULL and row % epilogue.pool_rows == epilogue.pool_rows - 1:
                 window = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
@@ -289,3 +335,40 @@ cdef class Gather(Pass):
                     epilogue, windows, width // self.pixels, channel, block, block_row, block_pixel // self.pixels,
                     sink.y + place, sink.index + place if sink.index is not NULL else NULL,
                     sink.before + place if sink.before is not NULL else NULL, self.out_channels // self.pixels)
+
+    cdef void products(
+        self, const cn_table* c, const Phase* phase, Py_ssize_t first, Py_ssize_t segments, Py_ssize_t width,
+        const float* source, const float* packed, const float* bias, float* to, Py_ssize_t out_pixel
+    ) noexcept nogil:
+        """A row of pixels of a phase from some segments, for the ``width`` output channels of a panel."""
+        c.gemm_f32(
+            phase.columns, width, source, self.column_step * self.channels, phase.segments + first, segments,
+            phase.run, packed + first * phase.run * c.tile_columns, c.tile_columns, bias, 0, to, out_pixel)
+
+    cdef double cost(self, const cn_table* c) noexcept nogil:
+        """What an image takes, in multiply-adds of a vector at full speed."""
+        cdef Py_ssize_t panels = self.breadth // c.tile_columns, rest = self.breadth % c.tile_columns, number
+        cdef Py_ssize_t most = self.packed_size(c.tile_columns)
+        cdef double sum = 0
+        for number in range(self.phase_count):
+            sum += panels * panel_cost(c, &self.phases[number], c.tile_columns, most)
+            if rest > 0:
+                sum += panel_cost(c, &self.phases[number], rest, most)
+        return sum * self.groups
+
+
+cdef double panel_cost(const cn_table* c, const Phase* phase, Py_ssize_t width, Py_ssize_t packed) noexcept nogil:
+    """What a phase takes for one panel of output channels, whose weights are part of so many floats."""
+    cdef Py_ssize_t tiles = (phase.columns + c.tile_rows - 1) // c.tile_rows, vectors = (width + c.lanes - 1) // c.lanes
+    cdef Py_ssize_t terms = phase.segment_count * phase.run
+    cdef double rows, step
+    if tiles == 0:
+        return 0
+    rows = <double>phase.columns / tiles
+    # The two loads of a cycle feed two multiply-adds.
+    step = max(max(<double>IN_FLIGHT, rows * vectors), rows + vectors)
+    if terms * vectors * c.lanes > NEAR_FLOATS:
+        step = max(step, <double>FAR_COST * vectors * c.lanes / LINE)
+    if packed > FAR_FLOATS:
+        step = max(step, <double>FARTHEST_COST * vectors * c.lanes / LINE)
+    return tiles * phase.rows * (terms * step + TILE_COST * vectors + STRETCH_COST * phase.segment_count)

@@ -2,18 +2,23 @@
 
 Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. The work is done by passes (``_passes``),
 of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), Winograd's filtering where
-it needs less arithmetic (``_winograd``, ``_winograd_grad``), and overlapping products for the input gradient of few
-channels (``_overlap``), blocks of pixels for few output channels (``_blocked``). A rule on the shapes chooses.
+it needs less arithmetic (``_winograd``, ``_winograd_grad``), overlapping products for the input gradient of few
+channels (``_overlap``), blocks of pixels for few output channels (``_blocked``), dot products for those of long sums
+(``_dots``), copies of what lies under the windows where rows of pixels are short (``_patches``), and channels spread
+out for small groups (``_spread``). What each would cost for the shapes chooses.
 """
 
 from libc.stdint cimport uint8_t
 
 from cnet.kernels._blocked cimport Blocked, BlockedGrad
 from cnet.kernels._direct_grad cimport DirectGrad
-from cnet.kernels._dispatch cimport table
+from cnet.kernels._dispatch cimport cn_table, table
+from cnet.kernels._dots cimport Dots, DotsGrad
 from cnet.kernels._gather cimport Gather
 from cnet.kernels._overlap cimport Overlap
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
+from cnet.kernels._patches cimport Patches, PatchesGrad
+from cnet.kernels._spread cimport Spread, SpreadGrad
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
@@ -27,10 +32,20 @@ cdef enum:
     # multiply-adds: fitted to the times of layers of 8 to 256 channels.
     TILE_COST = 200
     WEIGHT_COST = 250
-    # What adding up one tap's products costs, in multiply-adds of a vector.
-    OVERLAP_COST = 3
+    # What storing a vector of a pixel's products and adding up a tap's costs, in multiply-adds of a vector.
+    PRODUCT_COST = 8
+    OVERLAP_COST = 4
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread")
+
+
+cdef class Choice:
+    """The passes of a convolution for a number of images and an instruction set."""
+
+    cdef Py_ssize_t samples
+    cdef const cn_table* table
+    cdef Pass forward, input_grad
+    cdef GradPass weight_grad
 
 
 cdef class Conv2d:
@@ -41,7 +56,8 @@ cdef class Conv2d:
     (F(4x4, 3x3), which loses a decimal digit) take theirs for every 3x3 convolution of stride 1, without groups and
     with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
     "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and dilation that has any;
-    "direct" takes none of these.
+    "dots" and "patches" take dot products and patches for every pass but depthwise, "spread" spreads channels for every
+    pass with groups but depthwise; "direct" takes none of these.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
@@ -55,9 +71,16 @@ cdef class Conv2d:
     # None where they do not apply, or never pay.
     cdef Winograd winograd, winograd_scatter
     cdef WinogradGrad winograd_grad
+    cdef Dots dots, dots_scatter
+    cdef DotsGrad dots_grad
+    cdef Patches patches, patches_scatter
+    cdef PatchesGrad patches_grad
+    cdef Spread spread, spread_scatter
+    cdef SpreadGrad spread_grad
     cdef Overlap overlap
     cdef Blocked blocked
     cdef BlockedGrad blocked_grad
+    cdef Choice choice
 
     def __init__(
         self, Py_ssize_t in_channels, Py_ssize_t out_channels, Py_ssize_t height, Py_ssize_t width, kernel,
@@ -77,11 +100,11 @@ cdef class Conv2d:
         if self.flat:
             # Without a window there are no rows either: one long row makes better tiles than short ones.
             source, target = (1, height * width, in_channels), (1, height * width, out_channels)
-        self.gather = Gather(
+        window = (
             source, target, stride, (1, 1), groups, kernel[1],
             [(0, 0, _forward_taps(kernel[0], dilation[0], top), _forward_taps(kernel[1], dilation[1], left))],
         )
-        self.scatter = Gather(
+        residues = (
             target, source, (1, 1), stride, groups, kernel[1],
             [
                 (row, column, _phase_taps(row, kernel[0], stride[0], dilation[0], top),
@@ -89,6 +112,8 @@ cdef class Conv2d:
                 for row in range(stride[0]) for column in range(stride[1])
             ],
         )
+        self.gather, self.scatter = Gather(*window), Gather(*residues)
+        self.scatter.skips = True
 
         self.direct_grad = DirectGrad(self.gather)
         self.forced = algorithm != "auto"
@@ -103,6 +128,16 @@ cdef class Conv2d:
             pixels = _blocked.best_pixels(lanes, *shape, forward=False, forced=self.forced)
             if pixels > 1:
                 self.blocked_grad = BlockedGrad(source, target, kernel, stride, top, left, pixels)
+        if not self.gather.depthwise and algorithm in ("auto", "dots"):
+            self.dots, self.dots_scatter = Dots(*window), Dots(*residues)
+            self.dots_grad = DotsGrad(self.gather)
+            self.dots_scatter.skips = True
+        if not self.gather.depthwise and algorithm in ("auto", "patches"):
+            self.patches, self.patches_scatter = Patches(*window), Patches(*residues)
+            self.patches_grad = PatchesGrad(self.patches)
+        if groups > 1 and not self.gather.depthwise and algorithm in ("auto", "spread"):
+            self.spread, self.spread_scatter = Spread(*window), Spread(*residues)
+            self.spread_grad = SpreadGrad(self.spread)
         plain = plain and tuple(kernel) == (3, 3) and tuple(stride) == (1, 1) and max(padding) <= 2
         if plain and algorithm in ("auto", "winograd2", "winograd4"):
             m = 4 if algorithm == "winograd4" else 2
@@ -117,42 +152,80 @@ cdef class Conv2d:
         cdef Py_ssize_t transforms = TILE_COST * tiles * (self.in_channels + self.out_channels)
         return samples * (saved - transforms) > WEIGHT_COST * pairs
 
-    cdef bint overlap_pays(self):
-        """Whether overlapping products fill so many more lanes that adding them up costs less."""
-        cdef Py_ssize_t taps = self.kernel_height * self.kernel_width, strides = self.row_stride * self.column_stride
-        cdef Py_ssize_t lanes = table().lanes, vectors = (self.in_channels + lanes - 1) // lanes
+    cdef double overlap_cost(self, const cn_table* c):
+        """What overlapping products take for an image, see ``Gather.cost``."""
+        cdef Py_ssize_t taps = self.kernel_height * self.kernel_width, lanes = c.lanes
+        cdef Py_ssize_t vectors = (self.in_channels + lanes - 1) // lanes
         cdef Py_ssize_t products = (taps * self.in_channels + lanes - 1) // lanes
-        # Vector operations of each: a gathered pixel sees the taps of its residue, and adding costs OVERLAP_COST a tap.
-        cdef Py_ssize_t gathered = self.height * self.width * vectors * taps * self.out_channels // strides
-        cdef Py_ssize_t added = self.out_height * self.out_width * taps * vectors * OVERLAP_COST
-        return self.out_height * self.out_width * products * self.out_channels + added < gathered
+        return <double>self.out_height * self.out_width * (
+            products * (self.out_channels + PRODUCT_COST) + taps * vectors * OVERLAP_COST)
 
     cdef Pass forward_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd
+        cdef const cn_table* c = table()
+        cdef double least = self.gather.cost(c)
+        cdef Pass best = self.gather
         if self.blocked is not None and self.blocked.fits():
-            return self.blocked
-        return self.gather
+            best, least = self.blocked, min(least, self.blocked.gather.cost(c))
+        if self.dots is not None and (self.forced or self.dots.cost(c) < least):
+            best, least = self.dots, self.dots.cost(c)
+        if self.spread is not None and (self.forced or self.spread.cost(c) < least):
+            best, least = self.spread, self.spread.cost(c)
+        if self.patches is not None and (self.forced or self.patches.cost_of(c, samples) < least):
+            best = self.patches
+        return best
 
     cdef Pass input_grad_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.height, self.width)):
             return self.winograd_scatter
-        if self.overlap is not None and (self.forced or self.overlap_pays()):
-            return self.overlap
-        return self.scatter
+        cdef const cn_table* c = table()
+        cdef double least = self.scatter.cost(c)
+        cdef Pass best = self.scatter
+        # Products of many channels do not stay in the cache until they are added up.
+        cdef bint few = self.in_channels < 2 * c.lanes
+        if self.overlap is not None and (self.forced or few and self.overlap_cost(c) < least):
+            best, least = self.overlap, self.overlap_cost(c)
+        if self.dots_scatter is not None and (self.forced or self.dots_scatter.cost(c) < least):
+            best, least = self.dots_scatter, self.dots_scatter.cost(c)
+        if self.spread_scatter is not None and (self.forced or self.spread_scatter.cost(c) < least):
+            best, least = self.spread_scatter, self.spread_scatter.cost(c)
+        if self.patches_scatter is not None and (self.forced or self.patches_scatter.cost_of(c, samples) < least):
+            best = self.patches_scatter
+        return best
 
     cdef GradPass weight_grad_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd_grad
+        cdef const cn_table* c = table()
+        cdef DirectGrad best = self.direct_grad
         if self.blocked_grad is not None:
+            best = self.blocked_grad.direct
+        cdef double least = best.cost(c, samples)
+        for other in (self.dots_grad, self.spread_grad, self.patches_grad):
+            if other is not None and (self.forced or (<DirectGrad>other).cost(c, samples) < least):
+                best, least = other, (<DirectGrad>other).cost(c, samples)
+        if self.blocked_grad is not None and best is self.blocked_grad.direct:
             return self.blocked_grad
-        return self.direct_grad
+        return best
+
+    cdef Choice chosen(self, Py_ssize_t samples):
+        """The passes for so many images, which are chosen anew where the images or the instruction set are others."""
+        cdef Choice choice = self.choice
+        if choice is None or choice.samples != samples or choice.table != table():
+            choice = Choice()
+            choice.samples, choice.table = samples, table()
+            choice.forward = self.forward_pass(samples)
+            choice.input_grad = self.input_grad_pass(samples)
+            choice.weight_grad = self.weight_grad_pass(samples)
+            self.choice = choice
+        return choice
 
     def forward_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):
         """Floats of workspace that ``forward`` needs."""
         if samples == 0:
             return 0
-        return self.forward_pass(samples).workspace_size(
+        return self.chosen(samples).forward.workspace_size(
             samples, False, &epilogue.c if epilogue is not None else NULL, threads)
 
     def forward(
@@ -186,7 +259,7 @@ cdef class Conv2d:
             sink.epilogue = &epilogue.c if epilogue is not None else NULL
             sink.index = &index[0, 0, 0, 0] if index is not None else NULL
             sink.before = &before[0, 0, 0, 0] if before is not None else NULL
-            self.forward_pass(samples).run(
+            self.chosen(samples).forward.run(
                 &source, &weight[0, 0, 0, 0], False, &bias[0] if bias is not None else NULL, sink, samples,
                 &workspace[0] if workspace.shape[0] else NULL, threads)
 
@@ -194,7 +267,7 @@ cdef class Conv2d:
         """Floats of workspace that ``input_grad`` needs."""
         if samples == 0:
             return 0
-        return self.input_grad_pass(samples).workspace_size(samples, epilogue is not None, NULL, threads)
+        return self.chosen(samples).input_grad.workspace_size(samples, epilogue is not None, NULL, threads)
 
     def input_grad(
         self, const float[:, :, :, ::1] dy, const float[:, :, :, ::1] weight not None,
@@ -209,7 +282,7 @@ cdef class Conv2d:
         assert threads > 0 and workspace.shape[0] >= self.input_grad_workspace(samples, threads, epilogue)
         if samples:
             source = self.gradient(dy, epilogue)
-            self.input_grad_pass(samples).run(
+            self.chosen(samples).input_grad.run(
                 &source, &weight[0, 0, 0, 0], True, NULL, Sink(&dx[0, 0, 0, 0], NULL, NULL, NULL), samples,
                 &workspace[0] if workspace.shape[0] else NULL, threads)
 
@@ -217,7 +290,7 @@ cdef class Conv2d:
         """Floats of workspace that ``weight_grad`` needs."""
         if samples == 0:
             return 0
-        return self.weight_grad_pass(samples).workspace_size(samples, epilogue is not None, threads)
+        return self.chosen(samples).weight_grad.workspace_size(samples, epilogue is not None, threads)
 
     def weight_grad(
         self, const float[:, :, :, ::1] x not None, const float[:, :, :, ::1] dy, float[:, :, :, ::1] dweight not None,
@@ -236,7 +309,7 @@ cdef class Conv2d:
         assert threads > 0 and workspace.shape[0] >= self.weight_grad_workspace(samples, threads, epilogue)
         if samples:
             source = self.gradient(dy, epilogue)
-            self.weight_grad_pass(samples).run(
+            self.chosen(samples).weight_grad.run(
                 &x[0, 0, 0, 0], &source, &dweight[0, 0, 0, 0], &dbias[0] if dbias is not None else NULL, samples,
                 &workspace[0], threads)
 

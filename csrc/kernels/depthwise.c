@@ -1,4 +1,5 @@
-/* Convolution with one input and one output channel a group: no sum over channels, so lanes run over channels. */
+/* Convolution with one input and one output channel a group: no sum over channels, so lanes run over channels. And what
+ * makes one of a convolution in small groups. */
 #include "kernel.h"
 
 /* Points that share the loads of a weight vector, and taps that share those of a gradient: sums enough to hide the latency
@@ -92,4 +93,15 @@ void CN_NAME(depthwise_weight_grad_f32)(cn_size lines, cn_size points, cn_size c
                           dw + (c))
     CN_FOR_VECTORS(channels, VECTOR);
 #undef VECTOR
+}
+
+/* y[p, i, g, j] = x[p, g, i] for i < depth, g < groups and j < breadth. Writes up to a vector beyond the end. */
+void CN_NAME(spread_f32)(cn_size points, cn_size groups, cn_size depth, cn_size breadth, const float *x, float *y) {
+    for (cn_size p = 0; p < points; p++, x += groups * depth)
+        for (cn_size i = 0; i < depth; i++)
+            for (cn_size g = 0; g < groups; g++, y += breadth) {
+                const vec value = splat(x[g * depth + i]);
+                /* What is written too far is written again by the next. */
+                for (cn_size j = 0; j < breadth; j += CN_LANES) store(y + j, value);
+            }
 }

@@ -62,3 +62,17 @@ void CN_NAME(pack_transposed_f32)(cn_size rows, cn_size columns, const float *x,
     for (cn_size i = 0; i < rows; i++)
         for (cn_size j = columns; j < CN_PANEL; j++) panel[i * CN_PANEL + j] = 0;
 }
+
+/* y[p, s * run + i] = a[segments[s] + p * a_point + i] for p < points and i < run: what lies under windows, as rows. */
+void CN_NAME(patches_f32)(cn_size points, const float *a, cn_size a_point, const cn_size *segments,
+                          cn_size segment_count, cn_size run, float *y, cn_size y_row) {
+    for (cn_size p = 0; p < points; p++, a += a_point, y += y_row) {
+        float *to = y;
+        for (cn_size s = 0; s < segment_count; s++, to += run) {
+            const float *from = a + segments[s];
+#define COPY(i, lanes) store_lanes(to + (i), load_lanes(from + (i), lanes), lanes)
+            CN_FOR_VECTORS(run, COPY);
+#undef COPY
+        }
+    }
+}

@@ -151,12 +151,11 @@ def test_conv2d_chooses_overlapping_products_for_few_input_channels(isa: str) ->
 
 def test_conv2d_chooses_blocks_of_pixels_for_few_output_channels(isa: str) -> None:
     """Their sums are those of direct summation, zeros added; what is not a number shows in a whole block."""
-    case = Case(1, 32, 2, (9, 36), (5, 5))
+    case = Case(1, 3, 2, (9, 36), (5, 5))
     x, *rest = random_inputs(case)
     x[0, 4, 17, 0] = np.nan
     auto, direct, blocks = (run_case(case, x, *rest, 1, name) for name in ("auto", "direct", "blocks"))
-    for result in range(3):
-        assert_same_bytes(auto[result], blocks[result], RESULTS[result])
+    assert_same_bytes(auto[0], blocks[0], "y")
     assert np.isnan(blocks[0]).sum() > np.isnan(direct[0]).sum() == 2 * 25
     assert_same_bytes(blocks[1], direct[1], "dx")
 
@@ -174,18 +173,54 @@ def test_conv2d_chooses_blocks_of_pixels_for_few_output_channels(isa: str) -> No
     ],
     ids=str,
 )
-def test_conv2d_chooses_direct_summation_elsewhere(isa: str, case: Case) -> None:
+def test_conv2d_chooses_among_sums_of_products_elsewhere(isa: str, case: Case) -> None:
     """Tiny layers, and those that no other algorithm takes; forcing one that does not apply changes nothing."""
-    direct = bytes_of(case, "direct")
-    assert bytes_of(case, "auto") == direct
-    for algorithm in set(ALGORITHMS) - set(case.algorithms):
-        assert bytes_of(case, algorithm) == direct, algorithm
+    others = ("direct", "overlap", "dots", "patches")
+    results = {algorithm: bytes_of(case, algorithm) for algorithm in ("auto", *others)}
+    for name in RESULTS:
+        assert any(results["auto"][name] == results[algorithm][name] for algorithm in others), name
+    for algorithm in set(ALGORITHMS) - {"auto", *case.algorithms}:
+        assert bytes_of(case, algorithm) == results["direct"], algorithm
+
+
+def test_conv2d_chooses_direct_summation_for_wide_rows(isa: str) -> None:
+    """Rows of pixels that fill register tiles, of channels that fill vectors."""
+    case = Case(2, 32, 32, (28, 28), (5, 5), padding=(2, 2, 2, 2))
+    assert bytes_of(case, "auto") == bytes_of(case, "direct")
+
+
+def test_conv2d_chooses_dot_products_for_few_output_channels_of_long_sums(isa: str) -> None:
+    """And for the input gradient of few input channels, where no products overlap."""
+    case = Case(2, 128, 1, (12, 12), padding=(1, 1, 1, 1))
+    auto, direct, dots = (bytes_of(case, algorithm) for algorithm in ("auto", "direct", "dots"))
+    assert auto["y"] == dots["y"] != direct["y"] and auto["dweight"] == dots["dweight"] != direct["dweight"]
+    case = Case(2, 1, 128, (12, 12), padding=(1, 1, 1, 1), dilation=(2, 2))
+    auto, direct, dots = (bytes_of(case, algorithm) for algorithm in ("auto", "direct", "dots"))
+    assert auto["dx"] == dots["dx"] != direct["dx"] and auto["y"] == direct["y"]
+
+
+def test_conv2d_chooses_to_spread_channels_of_small_groups(isa: str) -> None:
+    case = Case(2, 1, 2, (13, 12), padding=(1, 1, 1, 1), groups=32)
+    auto, direct, spread = (run_case(case, *random_inputs(case), 1, name) for name in ("auto", "direct", "spread"))
+    assert_same_bytes(auto[2], spread[2], "dweight")
+    assert auto[2].tobytes() != direct[2].tobytes()
+    # Sums of few terms are the same either way.
+    assert_same_bytes(auto[0], spread[0], "y")
+
+
+def test_conv2d_chooses_patches_for_short_rows_of_many_channels(isa: str) -> None:
+    """Sums that are long enough to be formed in stretches, which shows in their bits only by chance."""
+    case = Case(8, 128, 256, (7, 7), (5, 3), stride=(3, 3), padding=(2, 2, 1, 1))
+    auto, direct, patches = (bytes_of(case, algorithm) for algorithm in ("auto", "direct", "patches"))
+    assert auto["dweight"] == patches["dweight"] != direct["dweight"]
+    assert auto["y"] == patches["y"] and auto["dx"] == patches["dx"]
 
 
 def test_conv2d_may_choose_by_the_size_of_the_batch(isa: str) -> None:
     """Transforming the weights pays for many images, not for one; workspaces are those of the choice."""
     case = Case(1, 64, 64, (4, 4), padding=(1, 1, 1, 1))
-    assert bytes_of(case, "auto") == bytes_of(case, "direct") != bytes_of(case, "winograd2")
+    auto, winograd = bytes_of(case, "auto"), bytes_of(case, "winograd2")
+    assert all(auto[name] != winograd[name] for name in ("y", "dx", "dweight"))
     case = replace(case, samples=32)
     assert bytes_of(case, "auto") == bytes_of(case, "winograd2") != bytes_of(case, "direct")
 
@@ -215,6 +250,21 @@ def test_conv2d_matches_oracle_around_the_tile(isa: str) -> None:
 )  # fmt: skip
 def test_conv2d_confines_what_is_not_a_number(isa: str, name: str) -> None:
     check_confinement(NAMED[name], "direct")
+
+
+@pytest.mark.parametrize("name", ["groups", "depth-multiplier", "channels-summed-by-group", "spread-rows-in-parts"])
+def test_conv2d_by_channels_spread_out_confines_what_is_not_a_number(isa: str, name: str) -> None:
+    check_confinement(NAMED[name], "spread")
+
+
+@pytest.mark.parametrize("algorithm", ["dots", "patches"])
+@pytest.mark.parametrize(
+    "name",
+    ["one-by-one", "one-by-one-strided", "padding-beyond-kernel", "dilated-strided", "groups-of-ragged-breadth",
+     "channels-summed-by-group", "images-in-one-product", "stretches-of-long-segments"],
+)  # fmt: skip
+def test_conv2d_by_other_products_confines_what_is_not_a_number(isa: str, name: str, algorithm: str) -> None:
+    check_confinement(NAMED[name], algorithm)
 
 
 @pytest.mark.parametrize(

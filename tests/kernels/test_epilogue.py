@@ -675,7 +675,7 @@ def test_convolution_of_groups_with_epilogue(isa: str, groups: int, depth: int, 
                 check_composition(case, replace(kind, pool=pool), "direct", threads)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "overlap", "blocks", "winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "overlap", "blocks", "dots", "patches", "winograd2", "winograd4"])
 def test_convolution_with_epilogue_passes_on_what_is_not_a_number(isa: str, algorithm: str) -> None:
     """NaN and infinities in the convolution's output and in the gradient: as in two steps."""
     case = Case(3, 4, 19, (6, 8), padding=(1, 1, 1, 1))
