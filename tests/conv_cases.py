@@ -252,6 +252,7 @@ NAMED = {
     "blocks-for-many-channels": Case(1, 400, 3, (14, 13), padding=(1, 1, 1, 1)),
     # Transforms of a weight gradient come in several rounds, whose last is a short one and ends within an image.
     "several-rounds": Case(9, 9, 7, (31, 33), padding=(1, 1, 1, 1)),
+    "parts-of-several-rounds": Case(9, 40, 33, (31, 33), padding=(1, 1, 1, 1)),
     "several-rounds-of-many-channels": Case(5, 70, 40, (13, 14), padding=(1, 1, 1, 1)),
     # Rows of an input gradient in blocks: because the image is large, because the kernel is, because images are few.
     "blocks-of-products": Case(17, 3, 2, (70, 64), padding=(1, 1, 1, 1)),

@@ -28,8 +28,3 @@ cdef inline void ask_to_write(Stretch* s) noexcept nogil:
     cn_ask_to_write(s.at, floats)
     s.at += floats
     s.left -= floats
-
-
-cdef inline void ask_part(const Stretch* s, Py_ssize_t part) noexcept nogil:
-    """Ask for the share of this number, to read it."""
-    cn_ask(s.at + s.share * part, min(s.share, s.left - s.share * part))

@@ -1,8 +1,10 @@
 """The weight gradient of 3 x 3 convolutions of stride 1 by Winograd's minimal filtering, see csrc/kernels/winograd.c.
 
-The work goes in rounds of so many tiles that their transforms stay in the second-level caches. In each round the
-threads first transform the pixels of ``x`` and ``dy``, unit by unit, and then add the products to the sums, each thread
-to elements of its own: no partial sums, and one order of summation whatever the number of threads.
+The work goes in rounds of so many tiles that their transforms stay in a second-level cache: the pixels of ``x`` and
+``dy`` are transformed, unit by unit, and the products added to the sums. Where channels are few, a thread does whole
+rounds by itself, for parts of the batch whose sums are added up at the end: what one core has transformed, another
+would have to wait for. Where they are many, the sums are too large to have several of them, and the threads share each
+round: first the units, and then the elements of the sums. Either way the order of summation follows from the shape.
 
 Transforms lie as ``[element][panel of channels][tile][channel]``, so that a register tile reads what lies together.
 """
@@ -10,7 +12,7 @@ Transforms lie as ``[element][panel of channels][tile][channel]``, so that a reg
 from cython.parallel cimport prange, threadid
 from libc.string cimport memset
 
-from cnet.kernels._ahead cimport Stretch, ask_part, stretch
+from cnet.kernels._ahead cimport Stretch, ask, stretch
 from cnet.kernels._dispatch cimport cn_table, table, team
 from cnet.kernels._frame cimport Frame, frame_row, image_floats, load_rows
 from cnet.kernels._passes cimport GradPass, Source
@@ -19,10 +21,19 @@ from cnet.kernels._winograd cimport plane, whole_lines
 cdef enum:
     # Tiles that are transformed by one thread at a time.
     UNIT_TILES = 16
-    # Floats of the transforms of a round: half of a 2 MB second-level cache. 128 K to 512 K measured alike, 1 M slower.
+    # Floats of the transforms of a round, with the sums of a part: half of a 2 MB second-level cache. 128 K to 512 K
+    # measured alike, 1 M slower.
     ROUND_FLOATS = 262144
-    # The sums are read and written once a round: at least so many tiles make that worth while.
+    # The sums are read and written once a round: at least so many tiles make that worth while. With half as many,
+    # layers of 128 channels took 10 to 20 % longer.
     LEAST_TILES = 64
+    # Weights of an item of what follows.
+    CHUNK = 2048
+    # Parts that are summed up apart, no fewer than the first and no more than the second number of them, each of so
+    # many tiles that adding them up takes a twentieth of the time.
+    FEWEST_PARTS = 4
+    MOST_PARTS = 8
+    PART_TILES = 384
 
 
 cdef class WinogradGrad(GradPass):
@@ -41,9 +52,18 @@ cdef class WinogradGrad(GradPass):
         self.unit_rows = max(<Py_ssize_t>1, min(self.tile_rows, UNIT_TILES // self.tile_columns))
         self.units = (self.tile_rows + self.unit_rows - 1) // self.unit_rows
 
+    cdef Py_ssize_t parts(self, Py_ssize_t samples) noexcept nogil:
+        """Parts of the batch that are summed up apart; 1 where threads share each round."""
+        cdef Py_ssize_t parts = min(samples * self.tile_rows * self.tile_columns // PART_TILES, <Py_ssize_t>MOST_PARTS)
+        if parts < FEWEST_PARTS or self.elements * self.source.channels * self.target.channels > ROUND_FLOATS:
+            return 1
+        return min(parts, samples * self.units)
+
     cdef Py_ssize_t round_units(self, Py_ssize_t samples) noexcept nogil:
-        cdef Py_ssize_t channels = self.source.channels + self.target.channels
-        cdef Py_ssize_t tiles = max(<Py_ssize_t>LEAST_TILES, ROUND_FLOATS // (self.elements * channels))
+        cdef Py_ssize_t channels = self.source.channels + self.target.channels, space = ROUND_FLOATS
+        if self.parts(samples) > 1:
+            space -= self.elements * self.source.channels * self.target.channels
+        cdef Py_ssize_t tiles = max(<Py_ssize_t>LEAST_TILES, space // (self.elements * channels))
         return min(samples * self.units, max(<Py_ssize_t>1, tiles // (self.unit_rows * self.tile_columns)))
 
     cdef Py_ssize_t transform_size(self, Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t panel) noexcept nogil:
@@ -51,17 +71,24 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t tiles = self.round_units(samples) * self.unit_rows * self.tile_columns
         return self.elements * ((channels + panel - 1) // panel) * plane(tiles * panel)
 
+    cdef Py_ssize_t round_size(self, Py_ssize_t samples, Py_ssize_t panel) noexcept nogil:
+        """Floats of all transforms of a round."""
+        return (self.transform_size(samples, self.source.channels, panel)
+                + self.transform_size(samples, self.target.channels, panel))
+
+    cdef Py_ssize_t sum_size(self) noexcept nogil:
+        """Floats of the sums of a part."""
+        return self.elements * plane(self.source.channels * self.target.channels)
+
     cdef Py_ssize_t scratch_size(self) noexcept nogil:
         cdef Py_ssize_t rows = self.unit_rows * self.m
         return whole_lines((rows + 2) * frame_row(&self.source)) + whole_lines(rows * frame_row(&self.target))
 
     cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, bint through, int threads) noexcept nogil:
-        """Transforms, sums, a bias gradient for each unit, a scratch for each thread."""
-        cdef Py_ssize_t panel = table().tile_columns
-        cdef Py_ssize_t transforms = self.transform_size(samples, self.source.channels, panel)
-        transforms += self.transform_size(samples, self.target.channels, panel)
-        return (transforms + self.elements * plane(self.source.channels * self.target.channels)
-                + whole_lines(samples * self.units * self.target.channels) + threads * self.scratch_size())
+        """Sums of each part, a bias gradient for each unit, transforms, a scratch for each thread."""
+        cdef Py_ssize_t parts = self.parts(samples), rounds = threads if parts > 1 else 1
+        return (parts * self.sum_size() + whole_lines(samples * self.units * self.target.channels)
+                + rounds * self.round_size(samples, table().tile_columns) + threads * self.scratch_size())
 
     cdef Py_ssize_t first_tile(self, Py_ssize_t unit) noexcept nogil:
         """The number of a unit's first tile, counted over all images."""
@@ -72,61 +99,111 @@ cdef class WinogradGrad(GradPass):
         int threads
     ):
         cdef const cn_table* c = table()
-        cdef Py_ssize_t panel = c.tile_columns, depth = self.source.channels, breadth = self.target.channels
-        cdef Py_ssize_t blocks = (depth + panel - 1) // panel, panels = (breadth + panel - 1) // panel
-        cdef Py_ssize_t units = samples * self.units, step = self.round_units(samples), weights = depth * breadth
-        cdef Py_ssize_t sum_plane = plane(weights), scratch_size = self.scratch_size()
-        cdef Py_ssize_t first, last, tiles, item, element, block, column, chunk = 4096
-        cdef float* source = workspace
-        cdef float* target = source + self.transform_size(samples, depth, panel)
-        cdef float* sums = target + self.transform_size(samples, breadth, panel)
-        cdef float* biases = sums + self.elements * sum_plane
-        cdef float* scratch = biases + whole_lines(units * breadth)
-        cdef float* to
+        cdef Py_ssize_t panel = c.tile_columns, weights = self.source.channels * self.target.channels
+        cdef Py_ssize_t units = samples * self.units, parts = self.parts(samples), size = self.sum_size()
+        cdef Py_ssize_t round_size = self.round_size(samples, panel), scratch_size = self.scratch_size(), item, chunk
+        cdef float* biases = workspace + parts * size
+        cdef float* transforms = biases + whole_lines(units * self.target.channels)
+        cdef float* scratch = transforms + (threads if parts > 1 else 1) * round_size
         cdef Source images = Source(x, NULL, NULL, NULL, NULL, NULL, NULL)
-        # What the next round transforms, unless channels are so many that it would push this round's out of the cache:
-        # asking for it took 25 % off the time of 32 x 64 channels, and cost 256 x 256 channels 15 %.
-        cdef bint roomy = self.elements * (depth + breadth) * LEAST_TILES < ROUND_FLOATS
-        # The gradient only where it is read pixel by pixel.
-        cdef bint whole = roomy and (dy.epilogue is NULL or dy.raw is not NULL)
+        cdef Py_ssize_t chunks = (weights + CHUNK - 1) // CHUNK
+        cdef int count
+        if parts > 1:
+            count = team(parts, samples * self.tile_rows * self.tile_columns * self.elements * weights, threads)
+            for item in prange(parts, nogil=True, schedule="static", num_threads=count):
+                self.part(
+                    c, &images, dy, samples, units * item // parts, units * (item + 1) // parts,
+                    transforms + threadid() * round_size, workspace + item * size,
+                    biases if dbias is not NULL else NULL, scratch + threadid() * scratch_size)
+        else:
+            self.shared(
+                c, &images, dy, samples, transforms, workspace, biases if dbias is not NULL else NULL, scratch, threads)
+        count = team(chunks, 4 * (parts + 3) * weights, threads)
+        for item in prange(chunks, nogil=True, schedule="static", num_threads=count):
+            chunk = min(<Py_ssize_t>CHUNK, weights - item * CHUNK)
+            self.finish(c, parts, chunk, workspace + item * CHUNK, dweight + item * CHUNK)
+        if dbias is not NULL:
+            c.column_sum_f32(units, self.target.channels, biases, self.target.channels, dbias)
+
+    cdef void part(
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t samples, Py_ssize_t begin,
+        Py_ssize_t end, float* transforms, float* sums, float* biases, float* scratch
+    ) noexcept nogil:
+        """The sums of some units, by one thread."""
+        cdef Py_ssize_t first = begin, last, following, tiles, unit, item, step = self.round_units(samples)
+        cdef Py_ssize_t products = self.products(c.tile_columns)
+        # The gradient is asked for only where it is read pixel by pixel.
+        cdef bint whole = dy.epilogue is NULL or dy.raw is not NULL
         cdef Stretch pixels, gradient
-        cdef Py_ssize_t following, parts = self.elements * blocks * panels
+        while first < end:
+            last = min(end, first + step)
+            tiles = self.first_tile(last) - self.first_tile(first)
+            for unit in range(first, last):
+                self.transform(c, x, dy, samples, unit, first, tiles, transforms, biases, scratch)
+            # What the next round transforms.
+            following = min(end, last + step)
+            pixels = self.ahead(&self.source, x.x, last, following, samples, products)
+            gradient = self.ahead(
+                &self.target, dy.raw if dy.raw is not NULL else dy.x, last, following if whole else last, samples,
+                products)
+            for item in range(products):
+                ask(&pixels)
+                ask(&gradient)
+                self.add_product(c, samples, item, tiles, transforms, sums, first > begin)
+            first = last
+
+    cdef void shared(
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t samples, float* transforms, float* sums,
+        float* biases, float* scratch, int threads
+    ):
+        """The sums of all units, round by round."""
+        cdef Py_ssize_t units = samples * self.units, step = self.round_units(samples), first, last, tiles, item
+        cdef Py_ssize_t products = self.products(c.tile_columns), scratch_size = self.scratch_size()
+        cdef Py_ssize_t channels = self.source.channels + self.target.channels
         cdef int count
         for first in range(0, units, step):
             last = min(units, first + step)
             tiles = self.first_tile(last) - self.first_tile(first)
             # Transforming a float costs about as much as eight multiply-adds.
-            count = team(last - first, 8 * tiles * self.elements * (depth + breadth), threads)
+            count = team(last - first, 8 * tiles * self.elements * channels, threads)
             for item in prange(first, last, nogil=True, schedule="static", num_threads=count):
                 self.transform(
-                    c, &images, dy, item, self.first_tile(item) - self.first_tile(first), tiles, source, target,
-                    biases + item * breadth if dbias is not NULL else NULL, scratch + threadid() * scratch_size)
-            following = min(units, last + step)
-            pixels = self.ahead(&self.source, x, last, following if roomy else last, samples, parts)
-            gradient = self.ahead(
-                &self.target, dy.raw if dy.raw is not NULL else dy.x, last, following if whole else last, samples,
-                parts)
-            count = team(parts, tiles * self.elements * weights, threads)
-            for item in prange(parts, nogil=True, schedule="static", num_threads=count):
-                # Each thread asks for what it will read itself.
-                ask_part(&pixels, item)
-                ask_part(&gradient, item)
-                element = item // (blocks * panels)
-                block = item // panels % blocks
-                column = item % panels * panel
-                to = sums + element * sum_plane + block * panel * breadth + column
-                c.outer_f32(
-                    min(panel, depth - block * panel), min(panel, breadth - column), 1, tiles,
-                    source + (element * blocks + block) * plane(tiles * panel), 0, panel,
-                    target + (element * panels + item % panels) * plane(tiles * panel), 0, panel,
-                    to if first > 0 else NULL, to, breadth)
-        count = team((weights + chunk - 1) // chunk, 16 * weights, threads)
-        for item in prange((weights + chunk - 1) // chunk, nogil=True, schedule="static", num_threads=count):
-            c.winograd_weight_grad_f32(
-                self.m, min(chunk, weights - item * chunk), sums + item * chunk, sum_plane, dweight + item * chunk,
-                weights)
-        if dbias is not NULL:
-            c.column_sum_f32(units, breadth, biases, breadth, dbias)
+                    c, x, dy, samples, item, first, tiles, transforms, biases, scratch + threadid() * scratch_size)
+            count = team(products, tiles * self.elements * self.source.channels * self.target.channels, threads)
+            for item in prange(products, nogil=True, schedule="static", num_threads=count):
+                self.add_product(c, samples, item, tiles, transforms, sums, first > 0)
+
+    cdef Py_ssize_t products(self, Py_ssize_t panel) noexcept nogil:
+        """Blocks of the sums: an element, a panel of input channels, a panel of output channels."""
+        cdef Py_ssize_t blocks = (self.source.channels + panel - 1) // panel
+        return self.elements * blocks * ((self.target.channels + panel - 1) // panel)
+
+    cdef void add_product(
+        self, const cn_table* c, Py_ssize_t samples, Py_ssize_t item, Py_ssize_t tiles, const float* transforms,
+        float* sums, bint further
+    ) noexcept nogil:
+        """Form one block of the products of a round, or add it to the sums of those before."""
+        cdef Py_ssize_t panel = c.tile_columns, depth = self.source.channels, breadth = self.target.channels
+        cdef Py_ssize_t blocks = (depth + panel - 1) // panel, panels = (breadth + panel - 1) // panel
+        cdef Py_ssize_t element = item // (blocks * panels), block = item // panels % blocks
+        cdef Py_ssize_t column = item % panels * panel, space = plane(tiles * panel)
+        cdef const float* target = transforms + self.transform_size(samples, depth, panel)
+        cdef float* to = sums + element * plane(depth * breadth) + block * panel * breadth + column
+        c.outer_f32(
+            min(panel, depth - block * panel), min(panel, breadth - column), 1, tiles,
+            transforms + (element * blocks + block) * space, 0, panel,
+            target + (element * panels + item % panels) * space, 0, panel, to if further else NULL, to, breadth)
+
+    cdef void finish(
+        self, const cn_table* c, Py_ssize_t parts, Py_ssize_t size, float* sums, float* dweight
+    ) noexcept nogil:
+        """Add up the sums of all parts for some weights, and transform them back."""
+        cdef Py_ssize_t weights = self.source.channels * self.target.channels, space = plane(weights), element
+        if parts > 1:
+            for element in range(self.elements):
+                c.add_parts_f32(
+                    parts - 1, size, sums + self.sum_size() + element * space, self.sum_size(), sums + element * space)
+        c.winograd_weight_grad_f32(self.m, size, sums, space, dweight, weights)
 
     cdef Stretch ahead(
         self, const Frame* f, const float* images, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples,
@@ -139,16 +216,19 @@ cdef class WinogradGrad(GradPass):
         return stretch(images + start, min(floats, samples * image_floats(f) - start), times)
 
     cdef void transform(
-        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t unit, Py_ssize_t tile, Py_ssize_t tiles,
-        float* source, float* target, float* bias, float* scratch
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t samples, Py_ssize_t unit,
+        Py_ssize_t first_unit, Py_ssize_t tiles, float* transforms, float* biases, float* scratch
     ) noexcept nogil:
-        """Transform a unit, whose tiles are those from ``tile`` on of the round's ``tiles``."""
+        """Transform a unit of a round, which begins with ``first_unit`` and has so many tiles."""
         cdef Py_ssize_t panel = c.tile_columns, image = unit // self.units, row, block
         cdef Py_ssize_t first = unit % self.units * self.unit_rows, last = min(self.tile_rows, first + self.unit_rows)
         cdef Py_ssize_t depth = self.source.channels, breadth = self.target.channels, space = plane(tiles * panel)
         cdef Py_ssize_t line = frame_row(&self.source), line_out = frame_row(&self.target), pixels
         cdef Py_ssize_t blocks = (depth + panel - 1) // panel, panels = (breadth + panel - 1) // panel
+        cdef Py_ssize_t tile = self.first_tile(unit) - self.first_tile(first_unit)
+        cdef float* target = transforms + self.transform_size(samples, depth, panel)
         cdef float* gradient = scratch + whole_lines((self.unit_rows * self.m + 2) * line)
+        cdef float* bias = biases + unit * breadth if biases is not NULL else NULL
         load_rows(c, &self.source, x, image, scratch, first * self.m, last * self.m + 2)
         load_rows(c, &self.target, dy, image, gradient, first * self.m, last * self.m)
         if bias is not NULL:
@@ -161,7 +241,7 @@ cdef class WinogradGrad(GradPass):
                 c.winograd_input_f32(
                     self.m, self.tile_columns, min(panel, depth - block * panel),
                     scratch + row * self.m * line + block * panel, line, depth,
-                    source + block * space + (tile + row * self.tile_columns) * panel, blocks * space, panel)
+                    transforms + block * space + (tile + row * self.tile_columns) * panel, blocks * space, panel)
             for block in range(panels):
                 c.winograd_output_grad_f32(
                     self.m, self.tile_columns, min(panel, breadth - block * panel),
