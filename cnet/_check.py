@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
 
+# NumPy has one object for each native dtype: arrays are told by it at once.
+FLOAT32 = np.dtype(np.float32)
+
 
 def message(subject: str, received: str, expected: str = "", remedy: str = "") -> str:
     """Compose ``subject: received, expected X. Remedy.``"""
@@ -115,7 +118,7 @@ def numeric(subject: str, name: str, value: Any) -> NDArray[Any]:
 
 def float32(subject: str, name: str, value: Any) -> Float32Array:
     """Any real array-like as a float32 ``ndarray``; not copied when it is one already."""
-    if type(value) is np.ndarray and value.dtype == np.float32 and value.dtype.isnative:
+    if type(value) is np.ndarray and value.dtype is FLOAT32:
         return value
     array: Float32Array = np.asarray(numeric(subject, name, value), dtype=np.float32)
     return array

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cnet import _threads
-from cnet._check import Float32Array
+from cnet._check import FLOAT32, Float32Array
 from cnet.kernels import _pool, transpose
 
 Shape = tuple[int, ...]
@@ -27,12 +27,10 @@ Shape = tuple[int, ...]
 # The buffer protocol of compiled classes is not visible to type checkers before Python 3.12.
 _block: Any = _pool.Block
 
-_FLOAT32 = np.dtype(np.float32)
-
 
 def empty(shape: Shape) -> Float32Array:
     """An uninitialised C-ordered float32 array from the pool."""
-    array: Float32Array = np.ndarray(shape, _FLOAT32, _block(4 * math.prod(shape)))
+    array: Float32Array = np.ndarray(shape, FLOAT32, _block(4 * math.prod(shape)))
     return array
 
 

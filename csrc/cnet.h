@@ -10,15 +10,15 @@
 
 typedef ptrdiff_t cn_size;
 
-enum { CN_CACHE_LINE = 16 }; /* floats */
+enum { CN_LINE = 16 }; /* floats of a cache line */
 
 /* Ask for floats that will be read, or written over, to be brought to the second-level cache. */
-static inline void cn_ask(const float *p, cn_size floats) {
-    for (cn_size i = 0; i < floats; i += CN_CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
-}
-
-static inline void cn_ask_to_write(const float *p, cn_size floats) {
-    for (cn_size i = 0; i < floats; i += CN_CACHE_LINE) __builtin_prefetch(p + i, 1, 2);
+static inline void cn_ask(const float *p, cn_size floats, int to_write) {
+    for (cn_size i = 0; i < floats; i += CN_LINE)
+        if (to_write)
+            __builtin_prefetch(p + i, 1, 2);
+        else
+            __builtin_prefetch(p + i, 0, 2);
 }
 
 /* What follows a convolution, each part optional: (x - mean) * scale + shift for each channel, an activation, and the

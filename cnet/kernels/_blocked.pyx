@@ -10,7 +10,7 @@ pixel that is not a number may so reach a whole block.)
 from libc.string cimport memcpy, memset
 
 from cnet.kernels._direct_grad cimport DirectGrad
-from cnet.kernels._dispatch cimport cn_epilogue, table
+from cnet.kernels._dispatch cimport cn_epilogue, table, whole_lines
 from cnet.kernels._gather cimport Gather
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
 
@@ -27,13 +27,9 @@ cdef inline Py_ssize_t wide_weights(const Blocking* b) noexcept nogil:
     return b.kernel_height * wide_kernel(b) * b.depth * wide_channels(b)
 
 
-cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    return (size + 15) // 16 * 16
-
-
-def best_pixels(
+cdef Py_ssize_t best_pixels(
     Py_ssize_t lanes, Py_ssize_t width, Py_ssize_t kernel_width, Py_ssize_t step, Py_ssize_t channels, bint forward,
-    bint forced,
+    bint forced
 ):
     """The pixels in a block that needs the least time a pixel; 1 where none pays, or if forced, none is possible."""
     cdef Py_ssize_t pixels, vectors, best = 1

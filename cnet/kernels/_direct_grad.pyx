@@ -6,7 +6,7 @@ It is summed over fixed groups of images, and the groups' sums are added in orde
 from cython.parallel cimport prange, threadid
 from libc.string cimport memset
 
-from cnet.kernels._dispatch cimport cn_table, table, team
+from cnet.kernels._dispatch cimport cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport Frame, frame_row, image_floats, load_rows
 from cnet.kernels._gather cimport Gather, Phase
 from cnet.kernels._passes cimport GradPass, Source
@@ -56,7 +56,7 @@ cdef class DirectGrad(GradPass):
         return self.gather.groups * self.panels(c.tile_columns)
 
     cdef Py_ssize_t part_size(self) noexcept nogil:
-        return (self.weights + self.gather.out_channels + 15) // 16 * 16
+        return whole_lines(self.weights + self.gather.out_channels)
 
     cdef Py_ssize_t parts(self, Py_ssize_t samples) noexcept nogil:
         """Groups of images whose sums are formed apart."""
@@ -70,7 +70,7 @@ cdef class DirectGrad(GradPass):
 
     cdef Py_ssize_t scratch_size(self, bint through) noexcept nogil:
         """Floats for an image in its frame, and for the lines of a gradient that comes through an epilogue."""
-        cdef Py_ssize_t gradient = (self.lines() * frame_row(&self.target) + 15) // 16 * 16
+        cdef Py_ssize_t gradient = whole_lines(self.lines() * frame_row(&self.target))
         return self.gather.image_size(False) + (gradient if through else 0)
 
     cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, bint through, int threads) noexcept nogil:

@@ -8,8 +8,9 @@ cdef extern from "cnet.h":
         CN_IDENTITY
         CN_RELU
         CN_SLOPE
-    void cn_ask(const float* p, cn_size floats) noexcept nogil
-    void cn_ask_to_write(const float* p, cn_size floats) noexcept nogil
+    # Floats of a cache line.
+    enum: CN_LINE
+    void cn_ask(const float* p, cn_size floats, bint to_write) noexcept nogil
 
     ctypedef struct cn_epilogue:
         cn_activation activation
@@ -177,6 +178,11 @@ cdef const cn_table* table() noexcept nogil
 # waking a waiting thread costs.
 cdef enum:
     GRAIN = 65536
+
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t floats) noexcept nogil:
+    """The floats of whole cache lines that hold so many."""
+    return (floats + CN_LINE - 1) // CN_LINE * CN_LINE
 
 
 # How many threads a region of so many independent items and so many multiply-adds deserves: 1 or `threads`.

@@ -8,7 +8,7 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from cnet.kernels._direct_grad cimport DirectGrad, outer_cost
-from cnet.kernels._dispatch cimport cn_table
+from cnet.kernels._dispatch cimport cn_table, whole_lines
 from cnet.kernels._frame cimport frame_row
 from cnet.kernels._gather cimport Gather, Phase
 from cnet.kernels._passes cimport Source
@@ -93,7 +93,7 @@ cdef class DotsGrad(DirectGrad):
 
     cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, bint through, int threads) noexcept nogil:
         """The transposed gradients, and what forming them needs."""
-        return (self.weights + 15) // 16 * 16 + DirectGrad.workspace_size(self, samples, through, threads)
+        return whole_lines(self.weights) + DirectGrad.workspace_size(self, samples, through, threads)
 
     cdef void run(
         self, const float* x, const Source* dy, float* dweight, float* dbias, Py_ssize_t samples, float* workspace,
@@ -102,7 +102,7 @@ cdef class DotsGrad(DirectGrad):
         cdef Py_ssize_t terms = self.gather.taps * self.gather.depth, channels = self.gather.out_channels, term, channel
         memset(workspace, 0, self.weights * sizeof(float))
         DirectGrad.run(
-            self, x, dy, workspace, dbias, samples, workspace + (self.weights + 15) // 16 * 16, threads)
+            self, x, dy, workspace, dbias, samples, workspace + whole_lines(self.weights), threads)
         for term in range(terms):
             for channel in range(channels):
                 dweight[term * channels + channel] += workspace[channel * terms + term]

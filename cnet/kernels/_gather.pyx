@@ -19,9 +19,9 @@ from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team
+from cnet.kernels._dispatch cimport CN_LINE, GRAIN, cn_epilogue, cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport frame_row, image_floats, load_rows
-from cnet.kernels._passes cimport Pass, Sink, Source
+from cnet.kernels._passes cimport Pass, Sink, Source, put_windows
 
 cdef enum:
     # Work items that a call is cut into where the batch alone does not give as many.
@@ -34,7 +34,6 @@ cdef enum:
     # with a first-level cache of 48 KB and a second-level cache of 2 MB: sums that hide the latency of a multiply-add;
     # what a tile takes for each vector, and a stretch of memory under the window; a cache line of weights where so many
     # floats do not stay in the first-level cache, and where so many do not stay in the second.
-    LINE = 16
     IN_FLIGHT = 8
     TILE_COST = 40
     STRETCH_COST = 16
@@ -142,7 +141,7 @@ cdef class Gather(Pass):
 
     cdef Py_ssize_t image_size(self, bint through) noexcept nogil:
         """Floats of one image in its frame, in whole cache lines; 0 where it can be read in place."""
-        return (self.frame.rows * frame_row(&self.frame) + 15) // 16 * 16 if self.padded or through else 0
+        return whole_lines(self.frame.rows * frame_row(&self.frame)) if self.padded or through else 0
 
     cdef Py_ssize_t images_per_item(self, Py_ssize_t samples, Py_ssize_t panel) noexcept nogil:
         if self.packed_size(panel) <= RESIDENT:
@@ -158,7 +157,7 @@ cdef class Gather(Pass):
         """Floats of a row of windows of one panel, which waits in the nearest cache for its epilogue."""
         if epilogue is NULL:
             return 0
-        return (epilogue.pool_rows * self.out_width * (self.channels if self.depthwise else panel) + 15) // 16 * 16
+        return whole_lines(epilogue.pool_rows * self.out_width * (self.channels if self.depthwise else panel))
 
     cdef Py_ssize_t workspace_size(
         self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads
@@ -166,14 +165,14 @@ cdef class Gather(Pass):
         """The packed weights, and for each thread the images of an item and a block of rows."""
         cdef Py_ssize_t panel = self.panel(table())
         cdef Py_ssize_t scratch = self.images_per_item(samples, panel) * self.image_size(through)
-        return (self.packed_size(panel) + 15) // 16 * 16 + threads * (scratch + self.block_size(panel, epilogue))
+        return whole_lines(self.packed_size(panel)) + threads * (scratch + self.block_size(panel, epilogue))
 
     cdef void run(
         self, const Source* x, const float* weight, bint transposed, const float* bias, Sink sink, Py_ssize_t samples,
         float* workspace, int threads
     ):
         cdef const cn_table* c = table()
-        cdef Py_ssize_t panel = self.panel(c), packed_size = (self.packed_size(panel) + 15) // 16 * 16
+        cdef Py_ssize_t panel = self.panel(c), packed_size = whole_lines(self.packed_size(panel))
         cdef Py_ssize_t share = self.images_per_item(samples, panel), batches = (samples + share - 1) // share
         cdef Py_ssize_t work = samples * self.taps * self.depth * self.out_channels * self.phase_rows * (
             self.out_width // self.out_column_step)
@@ -294,10 +293,10 @@ cdef class Gather(Pass):
     ) noexcept nogil:
         """Rows of one phase and one image, for ``width`` output channels from ``channel`` on."""
         cdef Py_ssize_t pixel = self.column_step * self.channels, out_pixel = self.out_column_step * self.out_channels
-        cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), row, window, place
+        cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), row, place
         # The pixels of a block lie together, those of a panel apart.
         cdef Py_ssize_t block_pixel = self.out_channels if self.depthwise or self.pixels > 1 else self.panel(c)
-        cdef Py_ssize_t block_row = self.out_width * block_pixel, windows
+        cdef Py_ssize_t block_row = self.out_width * block_pixel
         cdef Py_ssize_t top, bottom, first = 0, segments = phase.segment_count, each
         cdef const cn_epilogue* epilogue = sink.epilogue
         cdef float* to
@@ -328,13 +327,10 @@ cdef class Gather(Pass):
                 self.products(c, phase, first, segments, width, source, packed, bias, to, out_pixel)
             source += source_row
             if epilogue is not NULL and row % epilogue.pool_rows == epilogue.pool_rows - 1:
-                window = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
-                windows = self.out_width * self.pixels // epilogue.pool_columns
-                place = window * windows * (self.out_channels // self.pixels) + channel
-                c.epilogue_f32(
-                    epilogue, windows, width // self.pixels, channel, block, block_row, block_pixel // self.pixels,
-                    sink.y + place, sink.index + place if sink.index is not NULL else NULL,
-                    sink.before + place if sink.before is not NULL else NULL, self.out_channels // self.pixels)
+                put_windows(
+                    c, sink, image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows,
+                    self.out_width * self.pixels // epilogue.pool_columns, self.out_channels // self.pixels, channel,
+                    width // self.pixels, block, block_row, block_pixel // self.pixels)
 
     cdef void products(
         self, const cn_table* c, const Phase* phase, Py_ssize_t first, Py_ssize_t segments, Py_ssize_t width,
@@ -368,7 +364,7 @@ cdef double panel_cost(const cn_table* c, const Phase* phase, Py_ssize_t width, 
     # The two loads of a cycle feed two multiply-adds.
     step = max(max(<double>IN_FLIGHT, rows * vectors), rows + vectors)
     if terms * vectors * c.lanes > NEAR_FLOATS:
-        step = max(step, <double>FAR_COST * vectors * c.lanes / LINE)
+        step = max(step, <double>FAR_COST * vectors * c.lanes / CN_LINE)
     if packed > FAR_FLOATS:
-        step = max(step, <double>FARTHEST_COST * vectors * c.lanes / LINE)
+        step = max(step, <double>FARTHEST_COST * vectors * c.lanes / CN_LINE)
     return tiles * phase.rows * (terms * step + TILE_COST * vectors + STRETCH_COST * phase.segment_count)

@@ -11,7 +11,7 @@ stays in the second-level cache, and added up from there.
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 
-from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team
+from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport frame_row, load_rows
 from cnet.kernels._passes cimport Pass, Sink, Source
 
@@ -87,7 +87,7 @@ cdef class Overlap(Pass):
         # A vector may be read from the last channels on.
         cdef Py_ssize_t rows = self.most_source_rows(samples)
         cdef Py_ssize_t size = rows * self.frame.width * self.products() + panel
-        return size + ((rows * frame_row(&self.frame) + 15) // 16 * 16 if through else 0)
+        return size + (whole_lines(rows * frame_row(&self.frame)) if through else 0)
 
     cdef Py_ssize_t workspace_size(
         self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads

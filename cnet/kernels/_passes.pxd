@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from cnet.kernels._dispatch cimport cn_epilogue
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table
 
 # What a pass reads: images, or behind an epilogue the gradients that come back through it (see Epilogue.bind_gradient).
 cdef struct Source:
@@ -21,6 +21,18 @@ cdef struct Sink:
     const cn_epilogue* epilogue
     uint8_t* index
     float* before
+
+
+cdef inline void put_windows(
+    const cn_table* c, const Sink* sink, Py_ssize_t row, Py_ssize_t windows, Py_ssize_t channels, Py_ssize_t channel,
+    Py_ssize_t width, const float* x, Py_ssize_t x_row, Py_ssize_t x_pixel
+) noexcept nogil:
+    """Row ``row`` of windows, counted over all images, through the epilogue: ``width`` channels from ``channel`` on."""
+    cdef Py_ssize_t place = row * windows * channels + channel
+    c.epilogue_f32(
+        sink.epilogue, windows, width, channel, x, x_row, x_pixel, sink.y + place,
+        sink.index + place if sink.index is not NULL else NULL,
+        sink.before + place if sink.before is not NULL else NULL, channels)
 
 
 cdef class Pass:

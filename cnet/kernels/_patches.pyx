@@ -9,10 +9,10 @@ cache; of long sums only a stretch is copied at a time, so that the weights it m
 from libc.string cimport memcpy, memset
 
 from cnet.kernels._direct_grad cimport DirectGrad, outer_cost
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table
+from cnet.kernels._dispatch cimport CN_LINE, cn_epilogue, cn_table, whole_lines
 from cnet.kernels._frame cimport frame_row, image_floats, load_rows
 from cnet.kernels._gather cimport Gather, Phase
-from cnet.kernels._passes cimport Sink, Source
+from cnet.kernels._passes cimport Sink, Source, put_windows
 
 cdef enum:
     # Pixels of a product: eight register tiles of AVX-512.
@@ -28,7 +28,6 @@ cdef enum:
     # What copies of a cache line cost, of pixels and of outputs, fitted as the costs in `_gather`; and in a weight
     # gradient, which stores fewer sums, of pixels and of gradients.
     IN_FLIGHT = 8
-    LINE = 16
     COPY_COST = 36
     APART_COST = 6
     GRAD_COPY_COST = 19
@@ -86,7 +85,7 @@ cdef class Patches(Gather):
         for number in range(self.phase_count):
             terms = max(terms, self.phases[number].taps * self.depth)
         terms = patch_row(terms) + (self.out_channels if apart else 0)
-        return (self.most_pixels(epilogue) * terms + 15) // 16 * 16
+        return whole_lines(self.most_pixels(epilogue) * terms)
 
     cdef double cost(self, const cn_table* c) noexcept nogil:
         return self.cost_of(c, 1)
@@ -111,9 +110,9 @@ cdef class Patches(Gather):
                 vectors = (min(c.tile_columns, self.breadth - column) + c.lanes - 1) // c.lanes
                 vector += max(max(<double>IN_FLIGHT, rows * vectors), rows + vectors) / rows
                 column = column + c.tile_columns
-            vector = phase.segment_count * (phase.run * vector + (phase.run + LINE - 1) // LINE * COPY_COST)
+            vector = phase.segment_count * (phase.run * vector + (phase.run + CN_LINE - 1) // CN_LINE * COPY_COST)
             if self.phase_count > 1:
-                vector += <double>self.breadth * APART_COST / LINE
+                vector += <double>self.breadth * APART_COST / CN_LINE
             sum += phase.rows * phase.columns * vector
         return sum * self.groups
 
@@ -148,7 +147,7 @@ cdef class Patches(Gather):
         cdef Py_ssize_t terms = phase.taps * self.depth, patch = patch_row(terms), columns = phase.columns
         cdef Py_ssize_t rows = last_row - first_row, pixels = (last_image - first_image) * rows * columns
         cdef Py_ssize_t source_row = self.row_step * frame_row(&self.frame), pixel = self.column_step * self.channels
-        cdef Py_ssize_t group, index, image, row, column, place, window, windows, start_row
+        cdef Py_ssize_t group, index, image, row, column, place, start_row
         cdef bint apart = sink.epilogue is not NULL or self.phase_count > 1
         cdef const cn_epilogue* epilogue = sink.epilogue
         cdef const float* start
@@ -189,14 +188,10 @@ cdef class Patches(Gather):
                         memcpy(to + column * self.out_column_step * channels, out + column * channels,
                                channels * sizeof(float))
                 elif row % epilogue.pool_rows == epilogue.pool_rows - 1:
-                    window = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
-                    windows = columns // epilogue.pool_columns
-                    place = window * windows * channels
-                    c.epilogue_f32(
-                        epilogue, windows, channels, 0, out - (epilogue.pool_rows - 1) * columns * channels,
-                        columns * channels, channels, sink.y + place,
-                        sink.index + place if sink.index is not NULL else NULL,
-                        sink.before + place if sink.before is not NULL else NULL, channels)
+                    put_windows(
+                        c, sink, image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows,
+                        columns // epilogue.pool_columns, channels, 0, channels,
+                        out - (epilogue.pool_rows - 1) * columns * channels, columns * channels, channels)
                 out += columns * channels
 
 
@@ -223,9 +218,9 @@ cdef class PatchesGrad(DirectGrad):
             points = self.lines() * self.target.width
         cdef double sum = outer_cost(c, terms, self.gather.breadth, 1, points) * pixels / points
         sum += <double>pixels * GRAD_COPY_COST * self.gather.phases[0].segment_count * (
-            (self.gather.phases[0].run + LINE - 1) // LINE)
+            (self.gather.phases[0].run + CN_LINE - 1) // CN_LINE)
         if self.target.channels > c.tile_columns:
-            sum += <double>pixels * PACK_COST * stretches * ((self.gather.breadth + LINE - 1) // LINE)
+            sum += <double>pixels * PACK_COST * stretches * ((self.gather.breadth + CN_LINE - 1) // CN_LINE)
         return sum * self.gather.groups
 
     cdef Py_ssize_t images(self) noexcept nogil:
@@ -241,7 +236,7 @@ cdef class PatchesGrad(DirectGrad):
         cdef Py_ssize_t pixels = max(<Py_ssize_t>GRAD_PIXELS, self.target.width)
         cdef Py_ssize_t row = patch_row(self.gather.taps * self.gather.depth) + PANEL
         row += self.target.channels if through else 0
-        return self.images() * self.gather.image_size(False) + (pixels * row + 15) // 16 * 16
+        return self.images() * self.gather.image_size(False) + whole_lines(pixels * row)
 
     cdef void part_grad(
         self, const cn_table* c, Gather g, const Source* x, const Source* dy, float* partial, bint with_bias,

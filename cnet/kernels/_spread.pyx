@@ -9,10 +9,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from cnet.kernels._direct_grad cimport DirectGrad
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, whole_lines
 from cnet.kernels._frame cimport frame_row, load_rows
 from cnet.kernels._gather cimport Gather, Phase
-from cnet.kernels._passes cimport Sink, Source
+from cnet.kernels._passes cimport Sink, Source, put_windows
 
 cdef enum:
     # Floats that are spread out at a time: a quarter of a 2 MB second-level cache.
@@ -77,11 +77,11 @@ cdef class Spread(Gather):
 
     cdef Py_ssize_t spread_size(self, Py_ssize_t rows) noexcept nogil:
         """Floats of the source of so many rows of windows, spread out and as it is."""
-        return (self.source_rows(rows) * self.frame.columns * (self.wide + self.channels) + SLACK + 15) // 16 * 16
+        return whole_lines(self.source_rows(rows) * self.frame.columns * (self.wide + self.channels) + SLACK)
 
     cdef Py_ssize_t block_size(self, Py_ssize_t panel, const cn_epilogue* epilogue) noexcept nogil:
         cdef Py_ssize_t block = self.out_width * self.out_channels * epilogue.pool_rows if epilogue is not NULL else 0
-        return self.spread_size(self.rows_at_once(epilogue)) + (block + 15) // 16 * 16
+        return self.spread_size(self.rows_at_once(epilogue)) + whole_lines(block)
 
     cdef void pack(
         self, const cn_table* c, Py_ssize_t item, const float* weight, bint transposed, float* packed
@@ -120,7 +120,7 @@ cdef class Spread(Gather):
     ) noexcept nogil:
         cdef const cn_epilogue* epilogue = sink.epilogue
         cdef Py_ssize_t rows = self.rows_at_once(epilogue), channels = self.out_channels
-        cdef Py_ssize_t image, first, last, row, number, place, windows, block_row = self.out_width * channels
+        cdef Py_ssize_t image, first, last, row, number, place, block_row = self.out_width * channels
         cdef Py_ssize_t source_row = self.row_step * self.frame.columns * self.wide
         cdef float* block = scratch + self.spread_size(rows)
         cdef float* to
@@ -143,13 +143,10 @@ cdef class Spread(Gather):
                             self.column_step * self.wide, self.offsets + phase.packed, packed + phase.packed * channels,
                             bias, to, self.out_column_step * channels)
                         if epilogue is not NULL and row % epilogue.pool_rows == epilogue.pool_rows - 1:
-                            windows = self.out_width // epilogue.pool_columns
-                            place = image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows
-                            place = place * windows * channels
-                            c.epilogue_f32(
-                                epilogue, windows, channels, 0, block, block_row, channels, sink.y + place,
-                                sink.index + place if sink.index is not NULL else NULL,
-                                sink.before + place if sink.before is not NULL else NULL, channels)
+                            put_windows(
+                                c, sink, image * self.out_height // epilogue.pool_rows + row // epilogue.pool_rows,
+                                self.out_width // epilogue.pool_columns, channels, 0, channels, block, block_row,
+                                channels)
                 first = last
 
 
@@ -169,7 +166,7 @@ cdef class SpreadGrad(DirectGrad):
         return self.spread.rows_at_once(NULL)
 
     cdef Py_ssize_t scratch_size(self, bint through) noexcept nogil:
-        cdef Py_ssize_t gradient = (self.lines() * frame_row(&self.target) + 15) // 16 * 16
+        cdef Py_ssize_t gradient = whole_lines(self.lines() * frame_row(&self.target))
         return self.spread.spread_size(self.lines()) + (gradient if through else 0)
 
     cdef void part_grad(

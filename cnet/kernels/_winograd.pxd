@@ -1,5 +1,5 @@
-from cnet.kernels._ahead cimport Stretch
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table
+from cnet.kernels._ahead cimport Ahead
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, whole_lines
 from cnet.kernels._frame cimport Frame
 from cnet.kernels._passes cimport Pass, Sink, Source
 
@@ -7,11 +7,6 @@ cdef enum:
     # A cache line between the elements of a transform: at a distance of 4 KB times anything all would fall into one set
     # of the first-level cache, and push each other out.
     SKEW = 16
-
-
-cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    """Floats in whole cache lines."""
-    return (size + 15) // 16 * 16
 
 
 cdef inline Py_ssize_t plane(Py_ssize_t size) noexcept nogil:
@@ -40,11 +35,11 @@ cdef class Winograd(Pass):
         float* scratch, Py_ssize_t samples, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row,
         Py_ssize_t last_row
     ) noexcept nogil
-    cdef Stretch next_pixels(
+    cdef Ahead next_pixels(
         self, const Source* x, Py_ssize_t samples, Py_ssize_t last_image, Py_ssize_t last_row, Py_ssize_t tiles,
         Py_ssize_t times
     ) noexcept nogil
-    cdef Stretch output(
+    cdef Ahead output(
         self, const Sink* sink, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t tiles,
         Py_ssize_t times
     ) noexcept nogil

@@ -8,10 +8,10 @@ time, and transforms back. The input gradient is the same with the weights turne
 
 from cython.parallel cimport prange, threadid
 
-from cnet.kernels._ahead cimport Stretch, ask, ask_to_write, stretch
-from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team
+from cnet.kernels._ahead cimport Ahead, ahead, ask
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport frame_row, image_floats, load_rows
-from cnet.kernels._passes cimport Pass, Sink, Source
+from cnet.kernels._passes cimport Pass, Sink, Source, put_windows
 
 cdef enum:
     # Work items that a call is cut into where the batch gives as many.
@@ -139,8 +139,8 @@ cdef class Winograd(Pass):
         cdef float* products = transformed + self.elements * plane(tiles * depth)
         cdef float* block = products + self.elements * plane(tiles * panel)
         cdef Py_ssize_t times = self.elements * ((self.out_channels + panel - 1) // panel)
-        cdef Stretch pixels = self.next_pixels(x, samples, last_image, last_row, tiles, times)
-        cdef Stretch output = self.output(sink, first_image, last_image, first_row, tiles, times)
+        cdef Ahead pixels = self.next_pixels(x, samples, last_image, last_row, tiles, times)
+        cdef Ahead output = self.output(sink, first_image, last_image, first_row, tiles, times)
         for image in range(first_image, last_image):
             load_rows(c, &self.frame, x, image, scratch, first_row * self.m, last_row * self.m + 2)
             for row in range(last_row - first_row):
@@ -153,7 +153,7 @@ cdef class Winograd(Pass):
             width = min(panel, self.out_channels - column)
             for element in range(self.elements):
                 ask(&pixels)
-                ask_to_write(&output)
+                ask(&output)
                 c.gemm_f32(
                     tiles, width, transformed + element * plane(tiles * depth), depth, WHOLE, 1, depth,
                     packed + (column // panel * self.elements + element) * plane(depth * panel), panel, NULL, 0,
@@ -164,7 +164,7 @@ cdef class Winograd(Pass):
                     image, column, width, first_row, last_row)
             column = column + panel
 
-    cdef Stretch next_pixels(
+    cdef Ahead next_pixels(
         self, const Source* x, Py_ssize_t samples, Py_ssize_t last_image, Py_ssize_t last_row, Py_ssize_t tiles,
         Py_ssize_t times
     ) noexcept nogil:
@@ -175,11 +175,11 @@ cdef class Winograd(Pass):
         if x.epilogue is not NULL and x.raw is NULL:
             # A gradient of windows, which are fewer than pixels.
             floats = 0
-        return stretch(
+        return ahead(
             (x.raw if x.raw is not NULL else x.x) + start, min(floats, samples * image_floats(&self.frame) - start),
-            times)
+            times, False)
 
-    cdef Stretch output(
+    cdef Ahead output(
         self, const Sink* sink, Py_ssize_t first_image, Py_ssize_t last_image, Py_ssize_t first_row, Py_ssize_t tiles,
         Py_ssize_t times
     ) noexcept nogil:
@@ -189,8 +189,9 @@ cdef class Winograd(Pass):
         cdef Py_ssize_t end = last_image * self.out_height * row
         if sink.epilogue is not NULL:
             window = sink.epilogue.pool_rows * sink.epilogue.pool_columns
-        return stretch(
-            sink.y + start // window, min(tiles * self.m * self.m * self.out_channels, end - start) // window, times)
+        return ahead(
+            sink.y + start // window, min(tiles * self.m * self.m * self.out_channels, end - start) // window, times,
+            True)
 
     cdef void finish(
         self, const cn_table* c, const float* products, Py_ssize_t products_element, const float* bias,
@@ -199,7 +200,7 @@ cdef class Winograd(Pass):
     ) noexcept nogil:
         """Transform the products of one image and panel back, and through the epilogue where there is one."""
         cdef Py_ssize_t panel = c.tile_columns, first = first_row * self.m, pixel = self.out_channels
-        cdef Py_ssize_t last = min(self.out_height, last_row * self.m), row, window, place
+        cdef Py_ssize_t last = min(self.out_height, last_row * self.m), row, window
         cdef float* to = sink.y + (image * self.out_height + first) * self.out_width * pixel + channel
         cdef const cn_epilogue* e = sink.epilogue
         if e is not NULL:
@@ -213,10 +214,7 @@ cdef class Winograd(Pass):
         if e is NULL:
             return
         for window in range(first // e.pool_rows, last // e.pool_rows):
-            place = image * (self.out_height // e.pool_rows) + window
-            place = place * (self.out_width // e.pool_columns) * self.out_channels + channel
-            c.epilogue_f32(
-                e, self.out_width // e.pool_columns, width, channel,
-                block + (window * e.pool_rows - first) * self.out_width * panel, self.out_width * panel, panel,
-                sink.y + place, sink.index + place if sink.index is not NULL else NULL,
-                sink.before + place if sink.before is not NULL else NULL, self.out_channels)
+            put_windows(
+                c, sink, image * (self.out_height // e.pool_rows) + window, self.out_width // e.pool_columns,
+                self.out_channels, channel, width, block + (window * e.pool_rows - first) * self.out_width * panel,
+                self.out_width * panel, panel)

@@ -1,4 +1,4 @@
-from cnet.kernels._ahead cimport Stretch
+from cnet.kernels._ahead cimport Ahead
 from cnet.kernels._dispatch cimport cn_table
 from cnet.kernels._frame cimport Frame
 from cnet.kernels._passes cimport GradPass, Source
@@ -26,17 +26,17 @@ cdef class WinogradGrad(GradPass):
     )
     cdef Py_ssize_t products(self, Py_ssize_t panel) noexcept nogil
     cdef void add_product(
-        self, const cn_table* c, Py_ssize_t samples, Py_ssize_t item, Py_ssize_t tiles, const float* transforms,
+        self, const cn_table* c, Py_ssize_t item, Py_ssize_t tiles, const float* source, const float* target,
         float* sums, bint further
     ) noexcept nogil
     cdef void finish(
         self, const cn_table* c, Py_ssize_t parts, Py_ssize_t size, float* sums, float* dweight
     ) noexcept nogil
-    cdef Stretch ahead(
+    cdef Ahead pixels(
         self, const Frame* f, const float* images, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples,
         Py_ssize_t times
     ) noexcept nogil
     cdef void transform(
-        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t samples, Py_ssize_t unit,
-        Py_ssize_t first_unit, Py_ssize_t tiles, float* transforms, float* biases, float* scratch
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t unit, Py_ssize_t first_unit,
+        Py_ssize_t tiles, float* source, float* target, float* biases, float* scratch
     ) noexcept nogil

@@ -12,11 +12,11 @@ Transforms lie as ``[element][panel of channels][tile][channel]``, so that a reg
 from cython.parallel cimport prange, threadid
 from libc.string cimport memset
 
-from cnet.kernels._ahead cimport Stretch, ask, stretch
-from cnet.kernels._dispatch cimport cn_table, table, team
+from cnet.kernels._ahead cimport Ahead, ahead, ask
+from cnet.kernels._dispatch cimport cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport Frame, frame_row, image_floats, load_rows
 from cnet.kernels._passes cimport GradPass, Source
-from cnet.kernels._winograd cimport plane, whole_lines
+from cnet.kernels._winograd cimport plane
 
 cdef enum:
     # Tiles that are transformed by one thread at a time.
@@ -132,24 +132,25 @@ cdef class WinogradGrad(GradPass):
         """The sums of some units, by one thread."""
         cdef Py_ssize_t first = begin, last, following, tiles, unit, item, step = self.round_units(samples)
         cdef Py_ssize_t products = self.products(c.tile_columns)
+        cdef float* target = transforms + self.transform_size(samples, self.source.channels, c.tile_columns)
         # The gradient is asked for only where it is read pixel by pixel.
         cdef bint whole = dy.epilogue is NULL or dy.raw is not NULL
-        cdef Stretch pixels, gradient
+        cdef Ahead image, gradient
         while first < end:
             last = min(end, first + step)
             tiles = self.first_tile(last) - self.first_tile(first)
             for unit in range(first, last):
-                self.transform(c, x, dy, samples, unit, first, tiles, transforms, biases, scratch)
+                self.transform(c, x, dy, unit, first, tiles, transforms, target, biases, scratch)
             # What the next round transforms.
             following = min(end, last + step)
-            pixels = self.ahead(&self.source, x.x, last, following, samples, products)
-            gradient = self.ahead(
+            image = self.pixels(&self.source, x.x, last, following, samples, products)
+            gradient = self.pixels(
                 &self.target, dy.raw if dy.raw is not NULL else dy.x, last, following if whole else last, samples,
                 products)
             for item in range(products):
-                ask(&pixels)
+                ask(&image)
                 ask(&gradient)
-                self.add_product(c, samples, item, tiles, transforms, sums, first > begin)
+                self.add_product(c, item, tiles, transforms, target, sums, first > begin)
             first = last
 
     cdef void shared(
@@ -160,6 +161,7 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t units = samples * self.units, step = self.round_units(samples), first, last, tiles, item
         cdef Py_ssize_t products = self.products(c.tile_columns), scratch_size = self.scratch_size()
         cdef Py_ssize_t channels = self.source.channels + self.target.channels
+        cdef float* target = transforms + self.transform_size(samples, self.source.channels, c.tile_columns)
         cdef int count
         for first in range(0, units, step):
             last = min(units, first + step)
@@ -168,10 +170,10 @@ cdef class WinogradGrad(GradPass):
             count = team(last - first, 8 * tiles * self.elements * channels, threads)
             for item in prange(first, last, nogil=True, schedule="static", num_threads=count):
                 self.transform(
-                    c, x, dy, samples, item, first, tiles, transforms, biases, scratch + threadid() * scratch_size)
+                    c, x, dy, item, first, tiles, transforms, target, biases, scratch + threadid() * scratch_size)
             count = team(products, tiles * self.elements * self.source.channels * self.target.channels, threads)
             for item in prange(products, nogil=True, schedule="static", num_threads=count):
-                self.add_product(c, samples, item, tiles, transforms, sums, first > 0)
+                self.add_product(c, item, tiles, transforms, target, sums, first > 0)
 
     cdef Py_ssize_t products(self, Py_ssize_t panel) noexcept nogil:
         """Blocks of the sums: an element, a panel of input channels, a panel of output channels."""
@@ -179,7 +181,7 @@ cdef class WinogradGrad(GradPass):
         return self.elements * blocks * ((self.target.channels + panel - 1) // panel)
 
     cdef void add_product(
-        self, const cn_table* c, Py_ssize_t samples, Py_ssize_t item, Py_ssize_t tiles, const float* transforms,
+        self, const cn_table* c, Py_ssize_t item, Py_ssize_t tiles, const float* source, const float* target,
         float* sums, bint further
     ) noexcept nogil:
         """Form one block of the products of a round, or add it to the sums of those before."""
@@ -187,11 +189,10 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t blocks = (depth + panel - 1) // panel, panels = (breadth + panel - 1) // panel
         cdef Py_ssize_t element = item // (blocks * panels), block = item // panels % blocks
         cdef Py_ssize_t column = item % panels * panel, space = plane(tiles * panel)
-        cdef const float* target = transforms + self.transform_size(samples, depth, panel)
         cdef float* to = sums + element * plane(depth * breadth) + block * panel * breadth + column
         c.outer_f32(
             min(panel, depth - block * panel), min(panel, breadth - column), 1, tiles,
-            transforms + (element * blocks + block) * space, 0, panel,
+            source + (element * blocks + block) * space, 0, panel,
             target + (element * panels + item % panels) * space, 0, panel, to if further else NULL, to, breadth)
 
     cdef void finish(
@@ -205,7 +206,7 @@ cdef class WinogradGrad(GradPass):
                     parts - 1, size, sums + self.sum_size() + element * space, self.sum_size(), sums + element * space)
         c.winograd_weight_grad_f32(self.m, size, sums, space, dweight, weights)
 
-    cdef Stretch ahead(
+    cdef Ahead pixels(
         self, const Frame* f, const float* images, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples,
         Py_ssize_t times
     ) noexcept nogil:
@@ -213,11 +214,11 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t row = min(f.height, first % self.units * self.unit_rows * self.m), line = f.width * f.channels
         cdef Py_ssize_t start = (first // self.units * f.height + row) * line
         cdef Py_ssize_t floats = (last - first) * self.unit_rows * self.m * line
-        return stretch(images + start, min(floats, samples * image_floats(f) - start), times)
+        return ahead(images + start, min(floats, samples * image_floats(f) - start), times, False)
 
     cdef void transform(
-        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t samples, Py_ssize_t unit,
-        Py_ssize_t first_unit, Py_ssize_t tiles, float* transforms, float* biases, float* scratch
+        self, const cn_table* c, const Source* x, const Source* dy, Py_ssize_t unit, Py_ssize_t first_unit,
+        Py_ssize_t tiles, float* source, float* target, float* biases, float* scratch
     ) noexcept nogil:
         """Transform a unit of a round, which begins with ``first_unit`` and has so many tiles."""
         cdef Py_ssize_t panel = c.tile_columns, image = unit // self.units, row, block
@@ -226,7 +227,6 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t line = frame_row(&self.source), line_out = frame_row(&self.target), pixels
         cdef Py_ssize_t blocks = (depth + panel - 1) // panel, panels = (breadth + panel - 1) // panel
         cdef Py_ssize_t tile = self.first_tile(unit) - self.first_tile(first_unit)
-        cdef float* target = transforms + self.transform_size(samples, depth, panel)
         cdef float* gradient = scratch + whole_lines((self.unit_rows * self.m + 2) * line)
         cdef float* bias = biases + unit * breadth if biases is not NULL else NULL
         load_rows(c, &self.source, x, image, scratch, first * self.m, last * self.m + 2)
@@ -241,7 +241,7 @@ cdef class WinogradGrad(GradPass):
                 c.winograd_input_f32(
                     self.m, self.tile_columns, min(panel, depth - block * panel),
                     scratch + row * self.m * line + block * panel, line, depth,
-                    transforms + block * space + (tile + row * self.tile_columns) * panel, blocks * space, panel)
+                    source + block * space + (tile + row * self.tile_columns) * panel, blocks * space, panel)
             for block in range(panels):
                 c.winograd_output_grad_f32(
                     self.m, self.tile_columns, min(panel, breadth - block * panel),

@@ -10,7 +10,7 @@ out for small groups (``_spread``). What each would cost for the shapes chooses.
 
 from libc.stdint cimport uint8_t
 
-from cnet.kernels._blocked cimport Blocked, BlockedGrad
+from cnet.kernels._blocked cimport Blocked, BlockedGrad, best_pixels
 from cnet.kernels._direct_grad cimport DirectGrad
 from cnet.kernels._dispatch cimport cn_table, table
 from cnet.kernels._dots cimport Dots, DotsGrad
@@ -22,8 +22,6 @@ from cnet.kernels._spread cimport Spread, SpreadGrad
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
-
-from cnet.kernels import _blocked
 
 cdef enum:
     # Rows of fewer pixels than this fill a register tile badly.
@@ -121,11 +119,12 @@ cdef class Conv2d:
         if plain and algorithm in ("auto", "overlap"):
             self.overlap = Overlap(target, source, kernel, stride, top, left)
         if plain and algorithm in ("auto", "blocks") and not self.flat:
-            lanes, shape = table().lanes, (self.out_width, kernel[1], stride[1], out_channels)
-            pixels = _blocked.best_pixels(lanes, *shape, forward=True, forced=self.forced)
+            pixels = best_pixels(
+                table().lanes, self.out_width, kernel[1], stride[1], out_channels, True, self.forced)
             if pixels > 1:
                 self.blocked = Blocked(source, target, kernel, stride, top, left, pixels)
-            pixels = _blocked.best_pixels(lanes, *shape, forward=False, forced=self.forced)
+            pixels = best_pixels(
+                table().lanes, self.out_width, kernel[1], stride[1], out_channels, False, self.forced)
             if pixels > 1:
                 self.blocked_grad = BlockedGrad(source, target, kernel, stride, top, left, pixels)
         if not self.gather.depthwise and algorithm in ("auto", "dots"):

@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cnet import _check
-from cnet._check import Float32Array
+from cnet._check import FLOAT32, Float32Array
 from cnet.layers.hooks import Hooks
 from cnet.layers.tree import LayerTree
 from cnet.parameter import Arena
 
 Shape = tuple[int, ...]
 Self = TypeVar("Self", bound="Layer")
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 class Layer(LayerTree, Hooks):
@@ -114,7 +112,7 @@ class Layer(LayerTree, Hooks):
         ValueError
             If ``x`` has a shape the layer cannot take, or no samples.
         """
-        ready = type(x) is np.ndarray and x.dtype is _FLOAT32 and x.ndim > 0 and x.shape[0] > 0
+        ready = type(x) is np.ndarray and x.dtype is FLOAT32 and x.ndim > 0 and x.shape[0] > 0
         if not ready or x.shape[1:] != self._input_shape:  # type: ignore[union-attr]
             x = self._accept(x)
         self._kept = None
@@ -151,7 +149,7 @@ class Layer(LayerTree, Hooks):
         kept = self._kept
         if kept is None:
             raise RuntimeError(self._no_forward())
-        if type(dy) is not np.ndarray or dy.dtype is not _FLOAT32 or dy.shape != self._output_shape:
+        if type(dy) is not np.ndarray or dy.dtype is not FLOAT32 or dy.shape != self._output_shape:
             dy = _check.float32(self._subject, "dy", dy)
             if dy.shape != self._output_shape:
                 raise _check.shape_error(self._subject, "dy", dy.shape, f"that of the output, {self._output_shape}")

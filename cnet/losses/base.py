@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from cnet import _check
 from cnet._check import Float32Array
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 class Loss:
@@ -61,10 +58,9 @@ class Loss:
             If the arrays have the wrong dtype, shape or values.
         """
         self._gradient = None
-        if type(x) is not np.ndarray or x.dtype is not _FLOAT32 or not x.size:
-            x = _check.float32(type(self).__name__, "x", x)
-            _check.not_empty(type(self).__name__, "x", x)
-        value, self._gradient = self._forward(x, target)
+        array = _check.float32(type(self).__name__, "x", x)
+        _check.not_empty(type(self).__name__, "x", array)
+        value, self._gradient = self._forward(array, target)
         return value
 
     __call__ = forward

@@ -37,8 +37,7 @@
  * cache: 125 GFLOP/s without and 139 with, of 177. More than 8 rows that lie 4 KB apart would push each other out.
  * Shorter vectors ask for half the bytes in the same time and gain nothing. */
 #define AHEAD 8
-#define CACHE_LINE 16
-#define ASKS_AHEAD (CN_LANES == CACHE_LINE)
+#define ASKS_AHEAD (CN_LANES == CN_LINE)
 
 /* Samples up to which an input gradient is made of dot products; beyond, transposing the weights costs less than the
  * sums over lanes. Measured: about 6, 10 and 16 for vectors of 16, 8 and 4 lanes. */
@@ -159,7 +158,7 @@ void CN_NAME(product_f32)(cn_size rows, cn_size width, cn_size depth, const floa
                     copy_row(count, right + s * b_row, lanes, panel + s * right_row, CN_LANES);
                 right = panel;
             }
-            const int whole = lanes == CN_LANES && (!ASKS_AHEAD || right_row % CACHE_LINE == 0);
+            const int whole = lanes == CN_LANES && (!ASKS_AHEAD || right_row % CN_LINE == 0);
             for (cn_size t = 0; t < tiles; t++) {
                 const cn_size i = rows * t / tiles, height = rows * (t + 1) / tiles - i;
                 const float *left = a + i * a_row + k * a_step;
