@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import oracles
 from hypothesis import strategies as st
-from kernel_cases import Array, Guarded, random_array, sizes
+from kernel_cases import Array, Guarded, Problem, random_array, sizes
 
 from cnet.kernels.conv2d import Conv2d
 
@@ -102,27 +102,6 @@ def oracle_input_grad(case: Case, dy: Any, weight: Any) -> oracles.Array:
 
 def oracle_weight_grad(case: Case, x: Any, dy: Any) -> oracles.Array:
     return oracles.conv2d_weight_grad(images(x), images(dy), case.kernel, *case.geometry).transpose(2, 3, 1, 0)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Inputs of a case, and the oracle's results with their sums of absolute products."""
-
-    x: Array
-    weight: Array
-    bias: Array
-    dy: Array
-    dweight: Array
-    dbias: Array
-    forward: tuple[oracles.Array, oracles.Array]
-    input_grad: tuple[oracles.Array, oracles.Array]
-    weight_grad: tuple[oracles.Array, oracles.Array]
-    bias_grad: tuple[oracles.Array, oracles.Array]
-
-    @property
-    def expected(self) -> tuple[tuple[oracles.Array, oracles.Array], ...]:
-        """Result and magnitude in the order of ``RESULTS``."""
-        return self.forward, self.input_grad, self.weight_grad, self.bias_grad
 
 
 def random_inputs(case: Case) -> tuple[Array, ...]:

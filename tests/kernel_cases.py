@@ -18,10 +18,12 @@ import mmap
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -80,6 +82,20 @@ class Guarded:
         for name, guard in (("before", self._before), ("after", self._after)):
             written = np.flatnonzero(guard != _GUARD_BITS)
             assert not written.size, f"wrote {name} the array of shape {self.array.shape}: guard floats {written}"
+
+
+class GuardedIndex:
+    """An array of small whole numbers, filled with one that no result here has, between guards of another value."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]]):
+        size, bits = int(np.prod(shape)), 8 * np.dtype(dtype).itemsize
+        self._guard = 0xDEAD >> (16 - bits)
+        self._whole = np.full(size + 256, self._guard, dtype)
+        self.array: NDArray[Any] = self._whole[128 : size + 128].reshape(shape)
+        self.array[...] = 0xBEEF >> (16 - bits)
+
+    def check(self) -> None:
+        assert (self._whole[:128] == self._guard).all() and (self._whole[-128:] == self._guard).all()
 
 
 def read_only(values: Any, misaligned: bool = False) -> Array:
@@ -142,6 +158,27 @@ def call_in_child(file: str, function: str, **environment: str) -> None:
 def random_array(generator: np.random.Generator, shape: int | tuple[int, ...]) -> Array:
     """Normal float32 values."""
     return generator.standard_normal(shape, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs of a layer with weights, and the oracle's results with their sums of absolute products."""
+
+    x: Array
+    weight: Array
+    bias: Array
+    dy: Array
+    dweight: Array
+    dbias: Array
+    forward: tuple[oracles.Array, oracles.Array]
+    input_grad: tuple[oracles.Array, oracles.Array]
+    weight_grad: tuple[oracles.Array, oracles.Array]
+    bias_grad: tuple[oracles.Array, oracles.Array]
+
+    @property
+    def expected(self) -> tuple[tuple[oracles.Array, oracles.Array], ...]:
+        """Results and magnitudes: of the output, and of the gradients of input, weight and bias."""
+        return self.forward, self.input_grad, self.weight_grad, self.bias_grad
 
 
 def sum_budget(terms: int) -> float:

@@ -17,6 +17,7 @@ from kernel_cases import (
     Array,
     Fence,
     Guarded,
+    Problem,
     assert_close,
     assert_same_bytes,
     call_in_child,
@@ -40,22 +41,6 @@ class Case:
     outputs: int
     bias: bool = True
     misaligned: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Inputs of a case, and the oracle's results with their sums of absolute products."""
-
-    x: Array
-    weight: Array
-    bias: Array
-    dy: Array
-    dweight: Array
-    dbias: Array
-    forward: tuple[oracles.Array, oracles.Array]
-    input_grad: tuple[oracles.Array, oracles.Array]
-    weight_grad: tuple[oracles.Array, oracles.Array]
-    bias_grad: tuple[oracles.Array, oracles.Array]
 
 
 @lru_cache(maxsize=512)

@@ -34,6 +34,7 @@ from kernel_cases import (
     Array,
     Fence,
     Guarded,
+    GuardedIndex,
     assert_same_bytes,
     call_in_child,
     generated,
@@ -43,7 +44,6 @@ from kernel_cases import (
     sizes,
     sum_budget,
 )
-from numpy.typing import NDArray
 
 from cnet.kernels import _dispatch
 from cnet.kernels.conv2d import Conv2d
@@ -110,19 +110,6 @@ def whole_numbers(generator: np.random.Generator, shape: tuple[int, ...], most: 
         chosen = generator.random(shape) < 0.3
         x[chosen] = generator.choice(np.array([-np.inf, np.inf, np.nan, -0.0], np.float32), int(chosen.sum()))
     return x
-
-
-class GuardedIndex:
-    """A uint8 array, filled with a tap that no window here has, between guards of another value."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        size = int(np.prod(shape))
-        self._whole = np.full(size + 256, 0xDE, dtype=np.uint8)
-        self.array: NDArray[np.uint8] = self._whole[128 : size + 128].reshape(shape)
-        self.array[...] = 0xBE
-
-    def check(self) -> None:
-        assert (self._whole[:128] == 0xDE).all() and (self._whole[-128:] == 0xDE).all()
 
 
 def assert_equal(actual: Array, expected: Any, what: str) -> None:
@@ -210,7 +197,7 @@ def check_images(case: Images) -> None:
     x, dy = read_only(x, case.misaligned), read_only(dy, not case.misaligned)
     for threads in THREADS:
         p.bind(epilogue)
-        y, before, index = Guarded(case.out_shape), Guarded(case.out_shape), GuardedIndex(case.out_shape)
+        y, before, index = Guarded(case.out_shape), Guarded(case.out_shape), GuardedIndex(case.out_shape, np.uint8)
         for with_index in (True, False):
             for with_before in (True, False):
                 y.array[...] = np.nan
@@ -307,12 +294,13 @@ def test_epilogue_takes_the_first_maximum_and_the_last_nan(isa: str) -> None:
         wide = np.repeat(x, channels, axis=3)
         y, before = Guarded((len(x), 1, 1, channels)), Guarded((len(x), 1, 1, channels))
         for activation, expected in (("identity", list(windows.values())), ("relu", list(windows.values()))):
-            index, epilogue = GuardedIndex((len(x), 1, 1, channels)), Epilogue(2, 2, channels, activation, (2, 2))
+            index = GuardedIndex((len(x), 1, 1, channels), np.uint8)
+            epilogue = Epilogue(2, 2, channels, activation, (2, 2))
             epilogue.bind(None)
             epilogue.forward(wide, y.array, index.array, before.array, 1)
             assert index.array[:, 0, 0, channels - 1].tolist() == expected
         # A negative slope turns the order of negative numbers round: the smallest wins, and -inf becomes inf.
-        index, epilogue = GuardedIndex((len(x), 1, 1, channels)), Epilogue(2, 2, channels, "slope", (2, 2))
+        index, epilogue = GuardedIndex((len(x), 1, 1, channels), np.uint8), Epilogue(2, 2, channels, "slope", (2, 2))
         epilogue.bind(np.full(channels, -2, np.float32))
         epilogue.forward(wide, y.array, index.array, before.array, 1)
         assert index.array[:, 0, 0, channels - 1].tolist() == [0, 1, 1, 0, 0, 3, 0, 0, 0]
@@ -327,7 +315,7 @@ def test_epilogue_takes_as_many_taps_as_a_byte_can_number(isa: str) -> None:
         x[0, np.array(taps) // 16, np.array(taps) % 16, np.arange(channels)] = 1
         epilogue = Epilogue(16, 16, channels, "identity", (16, 16))
         epilogue.bind(None)
-        y, index = np.empty((1, 1, 1, channels), np.float32), GuardedIndex((1, 1, 1, channels))
+        y, index = np.empty((1, 1, 1, channels), np.float32), GuardedIndex((1, 1, 1, channels), np.uint8)
         epilogue.forward(x, y, index.array, None, 1)
         assert index.array.ravel().tolist() == taps
         epilogue.bind_gradient(y, None, index.array)
@@ -366,7 +354,7 @@ def test_epilogue_of_no_samples_does_nothing(isa: str) -> None:
         epilogue, p = case.epilogue(), parameters(kind, 5)
         p.bind(epilogue)
         x, y = np.empty(case.shape, np.float32), np.empty(case.out_shape, np.float32)
-        index = GuardedIndex(case.out_shape)
+        index = GuardedIndex(case.out_shape, np.uint8)
         epilogue.forward(x, y, index.array, y, 2)
         sums = np.full((3, 5), np.nan)
         value = y if kind.normalised or kind.activation != "identity" else None
@@ -505,7 +493,7 @@ def check_composition(case: Case, kind: Kind, algorithm: str, threads: int) -> N
     p = parameters(kind, case.channels[1], case.misaligned)
     p.bind(epilogue)
     y, before = (Guarded(y_expected.shape, misaligned=case.misaligned) for _ in range(2))
-    index = GuardedIndex(y_expected.shape)
+    index = GuardedIndex(y_expected.shape, np.uint8)
     # Either may be missing; with one bit of the case's geometry as the coin.
     with_index, with_before = (case.size[0] + threads) % 3 > 0, (case.size[1] + threads) % 3 > 0
     workspace = Guarded(conv.forward_workspace(case.samples, threads, epilogue), misaligned=case.misaligned)
@@ -561,14 +549,15 @@ def check_bits(case: Case, kind: Kind, algorithm: str) -> None:
     raw = Guarded(case.out_shape).array
     conv.forward(x, weight, bias, raw, np.empty(conv.forward_workspace(case.samples, 1), np.float32), 1)
     shape = (case.samples, epilogue.out_height, epilogue.out_width, epilogue.channels)
-    y_expected, before_expected, index_expected = Guarded(shape).array, Guarded(shape).array, GuardedIndex(shape).array
+    y_expected, before_expected = Guarded(shape).array, Guarded(shape).array
+    index_expected = GuardedIndex(shape, np.uint8).array
     epilogue.forward(raw, y_expected, index_expected, before_expected, 1)
     dy = random_array(np.random.default_rng(3), shape)
     bind_gradient(epilogue, kind, p, dy, before_expected, index_expected, raw)
     dconv = np.ascontiguousarray(spread(epilogue, case.samples, 1))
     expected = gradients(case, conv, None, x, weight, dweight, 1, dconv)
     for threads in THREADS:
-        y, before, index = Guarded(shape), Guarded(shape), GuardedIndex(shape)
+        y, before, index = Guarded(shape), Guarded(shape), GuardedIndex(shape, np.uint8)
         workspace = Guarded(conv.forward_workspace(case.samples, threads, epilogue))
         conv.forward(x, weight, bias, y.array, workspace.array, threads, epilogue, index.array, before.array)
         for guarded in (y, before, index, workspace):

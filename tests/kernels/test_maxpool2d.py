@@ -16,6 +16,7 @@ from kernel_cases import (
     Array,
     Fence,
     Guarded,
+    GuardedIndex,
     assert_same_bytes,
     call_in_child,
     generated,
@@ -60,19 +61,6 @@ class Case:
         return MaxPool2d(*self.size, *self.geometry, *self.out)
 
 
-class GuardedIndex:
-    """A uint16 array, filled with a tap that no case has, between guards of another value."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        size = int(np.prod(shape))
-        self._whole = np.full(size + 128, 0xDEAD, dtype=np.uint16)
-        self.array: NDArray[np.uint16] = self._whole[64 : size + 64].reshape(shape)
-        self.array[...] = 0xBEEF
-
-    def check(self) -> None:
-        assert (self._whole[:64] == 0xDEAD).all() and (self._whole[-64:] == 0xDEAD).all()
-
-
 @lru_cache(maxsize=512)
 def problem(case: Case) -> tuple[Array, Array, oracles.Array, NDArray[np.int64], oracles.Array]:
     """Input, output gradient, and what the oracle makes of them. Few different values: ties in most windows."""
@@ -91,7 +79,7 @@ def check_case(case: Case) -> None:
     pool = case.bind()
     for threads in THREADS:
         y, y_only = Guarded(case.out_shape), Guarded(case.out_shape, misaligned=True)
-        index = GuardedIndex(case.out_shape)
+        index = GuardedIndex(case.out_shape, np.uint16)
         pool.forward(x, y.array, index.array, threads)
         pool.forward(x, y_only.array, None, threads)
         np.testing.assert_array_equal(y.array, y_expected)
