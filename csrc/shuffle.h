@@ -1,4 +1,4 @@
-/* Shuffles of whole vectors. */
+/* Shuffles of whole vectors, and sums over lanes by them. */
 #ifndef CNET_SHUFFLE_H
 #define CNET_SHUFFLE_H
 
@@ -21,5 +21,16 @@
 #else
 #error "write the perfect shuffle for this number of lanes"
 #endif
+
+/* Lane j of the result is the sum over the lanes of sum[j], for j < count <= CN_LANES, at two shuffles each: vectors half
+ * of them apart share one, each with its halves added, first of two and at last of all. The other lanes are 0, and sum
+ * is left changed. */
+CN_INLINE vec sums_of_lanes(const int count, vec *sum) {
+    CN_UNROLL for (int half = CN_LANES / 2; half; half /= 2) CN_UNROLL for (int j = 0; j < half; j++) if (j < count) {
+        const vec other = j + half < count ? sum[j + half] : (vec){0};
+        sum[j] = CN_INTERLEAVE_LOW(sum[j], other) + CN_INTERLEAVE_HIGH(sum[j], other);
+    }
+    return sum[0];
+}
 
 #endif

@@ -199,10 +199,7 @@ static void dot_products(cn_size count, cn_size depth, const float *dy, const fl
         const vec x = load_part(dy + n, depth - n, 0);
         CN_UNROLL for (int j = 0; j < CN_LANES; j++) sum[j] += x * load_part(row[j] + n, depth - n, 0);
     }
-    /* Products half of them apart share a vector, each with its halves added: first of two, at last of all. */
-    CN_UNROLL for (int half = CN_LANES / 2; half; half /= 2) CN_UNROLL for (int j = 0; j < half; j++) sum[j] =
-        CN_INTERLEAVE_LOW(sum[j], sum[j + half]) + CN_INTERLEAVE_HIGH(sum[j], sum[j + half]);
-    store_lanes(dx, sum[0], count);
+    store_lanes(dx, sums_of_lanes(CN_LANES, sum), count);
 }
 
 /* dx[m, j] = sum over n of dy[m, n] * w[j, n], for m < rows and j < width. */

@@ -34,12 +34,7 @@ CN_INLINE void dots_tile(const int points, const int channels, const float *a, c
         }
         if (i < run) dots_step(points, channels, run - i, p, a_point, w + i, w_row, sum);
     }
-    /* Products half of them apart share a vector, each with its halves added: first of two, at last of all. */
-    CN_UNROLL for (int half = CN_LANES / 2; half; half /= 2) CN_UNROLL for (int j = 0; j < half; j++) if (j < sums) {
-        const vec other = j + half < sums ? sum[j + half] : (vec){0};
-        sum[j] = CN_INTERLEAVE_LOW(sum[j], other) + CN_INTERLEAVE_HIGH(sum[j], other);
-    }
-    store(result, sum[0]);
+    store(result, sums_of_lanes(sums, sum));
     for (int i = 0; i < points; i++, y += y_point)
         for (int o = 0; o < channels; o++) y[o] = result[i * channels + o] + (bias ? bias[o] : 0);
 }
