@@ -109,6 +109,9 @@ cdef extern from "cnet.h":
         void (*moments_f32)(
             cn_size rows, cn_size channels, const float* x, float* mean, float* squares
         ) noexcept nogil
+        void (*combine_moments_f32)(
+            cn_size rows, cn_size size, cn_size channels, const float* chunks, float* mean, float* variance
+        ) noexcept nogil
         void (*normalise_f32)(
             cn_size rows, cn_size channels, const float* x, const float* mean, const float* scale, const float* shift,
             float* y

@@ -37,8 +37,7 @@ def moments(
     """Mean and biased variance of each channel."""
     cdef const cn_table* c = table()
     cdef Py_ssize_t rows = x.shape[0], channels = x.shape[1], size = chunk_rows(channels)
-    cdef Py_ssize_t chunks = chunks_of(rows, channels), item, channel, count
-    cdef double middle, squares, difference, seen
+    cdef Py_ssize_t chunks = chunks_of(rows, channels), item
     assert rows > 0 and mean.shape[0] == channels and variance.shape[0] == channels
     assert work.shape[0] >= workspace(rows, channels)
     cdef float* part = &work[0]
@@ -47,18 +46,7 @@ def moments(
         c.moments_f32(
             min(size, rows - item * size), channels, &x[item * size, 0], part + 2 * item * channels,
             part + (2 * item + 1) * channels)
-    for channel in range(channels):
-        # Chan, Golub and LeVeque's update: the squares about the joint mean, without cancellation.
-        middle = squares = seen = 0
-        for item in range(chunks):
-            count = min(size, rows - item * size)
-            difference = part[2 * item * channels + channel] - middle
-            squares += part[(2 * item + 1) * channels + channel]
-            squares += difference * difference * seen * count / (seen + count)
-            seen += count
-            middle += difference * count / seen
-        mean[channel] = <float>middle
-        variance[channel] = <float>(squares / rows)
+    c.combine_moments_f32(rows, size, channels, part, &mean[0], &variance[0])
 
 
 def affine(

@@ -153,30 +153,45 @@ CN_INLINE vec through_activation(const int activation, const int normalised, con
     return dy;
 }
 
-CN_INLINE void sums_of_vector(const int activation, const int normalised, const cn_epilogue *e, cn_size pixels,
-                              cn_size channels, cn_size c, cn_size lanes, const float *dy, const float *x, float *total,
-                              float *product, float *dslope) {
-    const channel_part p = load_part_of(e, activation, normalised, c, lanes);
-    vec sum = {0}, weighted = {0}, slope = {0};
-    for (cn_size i = 0; i < pixels; i++) {
-        const cn_size at = i * channels + c;
-        const vec value = x ? load_lanes(x + at, lanes) : (vec){0};
-        const vec g = through_activation(activation, normalised, &p, value, load_lanes(dy + at, lanes), &slope);
-        sum += g;
-        if (normalised) weighted += g * (value - p.mean);
+/* Vectors of channels that are summed together: whole stretches of memory are read, and no addition waits for the last. */
+#define TOGETHER 4
+
+CN_INLINE void sums_of_vectors(const int activation, const int normalised, const int vectors, const cn_epilogue *e,
+                               cn_size pixels, cn_size channels, cn_size c, cn_size lanes, const float *dy,
+                               const float *x, float *total, float *product, float *dslope) {
+    channel_part p[TOGETHER];
+    vec sum[TOGETHER], weighted[TOGETHER], slope[TOGETHER];
+    CN_UNROLL for (int v = 0; v < vectors; v++) {
+        p[v] = load_part_of(e, activation, normalised, c + v * CN_LANES, lanes);
+        sum[v] = weighted[v] = slope[v] = (vec){0};
     }
-    store_lanes(total + c, sum, lanes);
-    if (normalised) store_lanes(product + c, weighted, lanes);
-    if (activation == CN_SLOPE) store_lanes(dslope + c, slope, lanes);
+    for (cn_size i = 0; i < pixels; i++)
+        CN_UNROLL for (int v = 0; v < vectors; v++) {
+            const cn_size at = i * channels + c + v * CN_LANES;
+            const vec value = x ? load_lanes(x + at, lanes) : (vec){0};
+            const vec g =
+                through_activation(activation, normalised, &p[v], value, load_lanes(dy + at, lanes), &slope[v]);
+            sum[v] += g;
+            if (normalised) weighted[v] += g * (value - p[v].mean);
+        }
+    CN_UNROLL for (int v = 0; v < vectors; v++) {
+        const cn_size at = c + v * CN_LANES;
+        store_lanes(total + at, sum[v], lanes);
+        if (normalised) store_lanes(product + at, weighted[v], lanes);
+        if (activation == CN_SLOPE) store_lanes(dslope + at, slope[v], lanes);
+    }
 }
 
 CN_INLINE void epilogue_sums(const int activation, const int normalised, const cn_epilogue *e, cn_size pixels,
                              cn_size channels, const float *dy, const float *x, float *total, float *product,
                              float *dslope) {
-#define VECTOR(c, lanes)                                                                                              \
-    sums_of_vector(activation, normalised, e, pixels, channels, c, lanes, dy, x, total, product, dslope)
-    CN_FOR_VECTORS(channels, VECTOR);
-#undef VECTOR
+    cn_size c = 0;
+#define SUMS(vectors, lanes)                                                                                          \
+    sums_of_vectors(activation, normalised, vectors, e, pixels, channels, c, lanes, dy, x, total, product, dslope)
+    for (; c + TOGETHER * CN_LANES <= channels; c += TOGETHER * CN_LANES) SUMS(TOGETHER, CN_LANES);
+    for (; c + CN_LANES <= channels; c += CN_LANES) SUMS(1, CN_LANES);
+    if (c < channels) SUMS(1, channels - c);
+#undef SUMS
 }
 
 /* Sums over windows ("pixels" of y) of the gradient g behind the activation: total[c] = sum of g,

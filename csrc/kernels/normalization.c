@@ -4,40 +4,85 @@
  * it: no cancellation, and still one pass over memory. Chunks are combined in float64 by the caller. */
 #include "kernel.h"
 
+/* Sums that advance together, to hide the latency of an addition: of as many vectors of channels, which makes whole
+ * stretches of memory be read, or of as many rows where there are not so many channels. */
+#define TOGETHER 4
+
+/* M(r, j) for each row r, j being which of `lines` rows of sums it goes to. */
+#define FOR_EACH_ROW(M)                                                                                               \
+    do {                                                                                                              \
+        cn_size r_ = 0;                                                                                               \
+        for (; r_ + lines <= rows; r_ += lines) CN_UNROLL for (int j_ = 0; j_ < lines; j_++) M(r_ + j_, j_);          \
+        for (; r_ < rows; r_++) M(r_, 0);                                                                             \
+    } while (0)
+
+CN_INLINE void moments(const int vectors, cn_size lanes, cn_size rows, cn_size channels, const float *x, float *mean,
+                       float *squares) {
+    const int lines = TOGETHER / vectors;
+    const float share = 1.0f / (float)rows;
+    vec sum[TOGETHER], rest[TOGETHER], about[TOGETHER];
+    CN_UNROLL for (int i = 0; i < TOGETHER; i++) sum[i] = rest[i] = about[i] = (vec){0};
+#define ADD(r, j)                                                                                                     \
+    CN_UNROLL for (int v = 0; v < vectors; v++) sum[(j)*vectors + v] +=                                               \
+        load_lanes(x + (r)*channels + v * CN_LANES, lanes)
+    FOR_EACH_ROW(ADD);
+#undef ADD
+    CN_UNROLL for (int i = vectors; i < TOGETHER; i++) sum[i % vectors] += sum[i];
+    CN_UNROLL for (int v = 0; v < vectors; v++) sum[v] *= share;
+    /* The mean is rounded; what is left about it corrects both. */
+#define ADD(r, j)                                                                                                     \
+    CN_UNROLL for (int v = 0; v < vectors; v++) {                                                                     \
+        const vec distance = load_lanes(x + (r)*channels + v * CN_LANES, lanes) - sum[v];                             \
+        rest[(j)*vectors + v] += distance;                                                                            \
+        about[(j)*vectors + v] += distance * distance;                                                                \
+    }
+    FOR_EACH_ROW(ADD);
+#undef ADD
+    CN_UNROLL for (int i = vectors; i < TOGETHER; i++) {
+        rest[i % vectors] += rest[i];
+        about[i % vectors] += about[i];
+    }
+    CN_UNROLL for (int v = 0; v < vectors; v++) {
+        const vec squared = about[v] - rest[v] * rest[v] * share;
+        store_lanes(mean + v * CN_LANES, sum[v] + rest[v] * share, lanes);
+        store_lanes(squares + v * CN_LANES, blend(squared < (vec){0}, (vec){0}, squared), lanes);
+    }
+}
+
 /* mean[c] and squares[c] = sum over rows of (x[r, c] - mean[c])^2. */
 void CN_NAME(moments_f32)(cn_size rows, cn_size channels, const float *x, float *mean, float *squares) {
-    const float share = 1.0f / (float)rows;
+    cn_size c = 0;
+    for (; c + TOGETHER * CN_LANES <= channels; c += TOGETHER * CN_LANES)
+        moments(TOGETHER, CN_LANES, rows, channels, x + c, mean + c, squares + c);
+    for (; c + CN_LANES <= channels; c += CN_LANES) moments(1, CN_LANES, rows, channels, x + c, mean + c, squares + c);
+    if (c < channels) moments(1, channels - c, rows, channels, x + c, mean + c, squares + c);
+}
+
+/* Mean and biased variance of all rows from those of chunks of `size` rows, the last perhaps of fewer: chunks[i] is the
+ * mean of each channel and then the squares about it. The squares between chunks are those about the joint mean. */
+void CN_NAME(combine_moments_f32)(cn_size rows, cn_size size, cn_size channels, const float *chunks, float *mean,
+                                  float *variance) {
+    const cn_size count = (rows + size - 1) / size;
     for (cn_size c = 0; c < channels; c += CN_LANES) {
         const cn_size lanes = min_size(CN_LANES, channels - c);
-        /* Two sums each, so that one addition need not wait for the last. */
-        vec even = {0}, odd = {0};
-        cn_size r = 0;
-        for (; r + 2 <= rows; r += 2) {
-            even += load_lanes(x + r * channels + c, lanes);
-            odd += load_lanes(x + (r + 1) * channels + c, lanes);
+        double middle[CN_LANES] = {0}, squares[CN_LANES] = {0};
+        for (cn_size i = 0; i < count; i++) {
+            const double weight = (double)min_size(size, rows - i * size) / (double)rows;
+            const float *part = chunks + 2 * i * channels + c;
+            for (cn_size l = 0; l < lanes; l++) middle[l] += weight * part[l];
         }
-        if (r < rows) even += load_lanes(x + r * channels + c, lanes);
-        const vec middle = (even + odd) * share;
-        even = odd = (vec){0};
-        /* The mean is rounded; what is left about it corrects both. */
-        vec rest = {0}, other_rest = {0};
-        for (r = 0; r + 2 <= rows; r += 2) {
-            const vec a = load_lanes(x + r * channels + c, lanes) - middle;
-            const vec b = load_lanes(x + (r + 1) * channels + c, lanes) - middle;
-            even += a * a;
-            odd += b * b;
-            rest += a;
-            other_rest += b;
+        for (cn_size i = 0; i < count; i++) {
+            const double weight = (double)min_size(size, rows - i * size);
+            const float *part = chunks + 2 * i * channels + c;
+            for (cn_size l = 0; l < lanes; l++) {
+                const double distance = part[l] - middle[l];
+                squares[l] += part[channels + l] + weight * distance * distance;
+            }
         }
-        if (r < rows) {
-            const vec a = load_lanes(x + r * channels + c, lanes) - middle;
-            even += a * a;
-            rest += a;
+        for (cn_size l = 0; l < lanes; l++) {
+            mean[c + l] = (float)middle[l];
+            variance[c + l] = (float)(squares[l] / (double)rows);
         }
-        rest += other_rest;
-        const vec about = even + odd - rest * rest * share;
-        store_lanes(mean + c, middle + rest * share, lanes);
-        store_lanes(squares + c, blend(about < (vec){0}, (vec){0}, about), lanes);
     }
 }
 
