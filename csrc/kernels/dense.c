@@ -33,12 +33,6 @@
 /* Depth of a copied block: 32 KB of AVX-512, less of the others, so that it stays in the first-level cache. */
 #define PACKED_DEPTH (CN_LANES == 16 ? 128 : 256)
 
-/* A tile that takes a cache line with every vector asks for rows this far ahead, else it waits for the second-level
- * cache: 125 GFLOP/s without and 139 with, of 177. More than 8 rows that lie 4 KB apart would push each other out.
- * Shorter vectors ask for half the bytes in the same time and gain nothing. */
-#define AHEAD 8
-#define ASKS_AHEAD (CN_LANES == CN_LINE)
-
 /* Samples up to which an input gradient is made of dot products; beyond, transposing the weights costs less than the
  * sums over lanes. Measured: about 6, 10 and 16 for vectors of 16, 8 and 4 lanes. */
 #define FEW_ROWS (64 / CN_LANES)
@@ -76,9 +70,9 @@ CN_INLINE void tile(const int rows, const int vectors, const int whole, cn_size 
         vec w[VECTORS];
         CN_UNROLL for (int v = 0; v < vectors - 1; v++) w[v] = load(b + v * CN_LANES);
         w[vectors - 1] = load_lanes(b + last, lanes);
-        if (ASKS_AHEAD) {
-            CN_UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(b + AHEAD * b_row + v * CN_LANES);
-            if (!whole) __builtin_prefetch(b + AHEAD * b_row + last + CN_LANES - 1);
+        if (CN_ASKS_AHEAD) {
+            CN_FETCH_LINES(b + CN_AHEAD * b_row, vectors * CN_LANES);
+            if (!whole) __builtin_prefetch(b + CN_AHEAD * b_row + last + CN_LANES - 1);
         }
         CN_UNROLL for (int r = 0; r < rows; r++) {
             const vec x = splat(p[r / 3][r % 3 * a_row]);
@@ -158,7 +152,7 @@ void CN_NAME(product_f32)(cn_size rows, cn_size width, cn_size depth, const floa
                     copy_row(count, right + s * b_row, lanes, panel + s * right_row, CN_LANES);
                 right = panel;
             }
-            const int whole = lanes == CN_LANES && (!ASKS_AHEAD || right_row % CN_LINE == 0);
+            const int whole = lanes == CN_LANES && (!CN_ASKS_AHEAD || right_row % CN_LINE == 0);
             for (cn_size t = 0; t < tiles; t++) {
                 const cn_size i = rows * t / tiles, height = rows * (t + 1) / tiles - i;
                 const float *left = a + i * a_row + k * a_step;

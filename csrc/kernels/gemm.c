@@ -59,6 +59,7 @@ CN_INLINE void gemm_tile(const int rows, const int vectors, cn_size lanes, const
         for (cn_size i = 0; i < run; i++) {
             vec w[CN_TILE_VECTORS];
             CN_UNROLL for (int v = 0; v < vectors; v++) w[v] = load(b + v * CN_LANES);
+            if (CN_ASKS_AHEAD) CN_FETCH_LINES(b + CN_AHEAD * b_row, vectors * CN_LANES);
             b += b_row;
             CN_UNROLL for (int r = 0; r < rows; r++) {
                 const vec x = splat(p[r / GROUP][r % GROUP * a_row]);
@@ -143,6 +144,10 @@ void CN_NAME(outer_f32)(cn_size rows, cn_size width, cn_size lines, cn_size poin
         const cn_size first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
         const float *at = a + first, *from = start + first * start_row;
         float *to = c + first * c_row;
+        /* The sums that the next tile adds to, which come from further away than the factors. */
+        if (start_row)
+            for (cn_size r = first + count; r < rows * (t + 2) / tiles && r < rows; r++)
+                CN_FETCH_LINES(c + r * c_row, CN_PANEL);
 #define TILE_OF(n, vectors, lanes)                                                                                    \
     outer_tile(n, vectors, lanes, lines, points, at, a_line, a_point, b, b_line, b_point, from, start_row, to, c_row)
 #define TILE(n)                                                                                                       \
