@@ -2,36 +2,64 @@
  * windows, and the way back. The windows do not overlap and lie inside the image. */
 #include "kernel.h"
 
-typedef uint8_t bytes __attribute__((vector_size(CN_LANES), aligned(1), may_alias));
+#include <string.h>
 
-/* A byte for each of the first n <= CN_LANES lanes. */
+/* Small numbers as one byte each, for the first n <= CN_LANES lanes. GCC 12 converts between vectors of bytes and of
+ * integers byte by byte, so that this is written for each instruction set. */
 #if defined(__AVX512BW__) && CN_LANES == 16
-CN_INLINE bytes load_bytes_part(const uint8_t *p, cn_size n) { return (bytes)_mm_maskz_loadu_epi8(CN_FIRST(n), p); }
-CN_INLINE void store_bytes_part(uint8_t *p, bytes v, cn_size n) {
-    _mm_mask_storeu_epi8(p, CN_FIRST(n), (__m128i)v);
+CN_INLINE ivec load_bytes(const uint8_t *p, cn_size n) {
+    return (ivec)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(CN_FIRST(n), p));
+}
+CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size n) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, CN_FIRST(n), (__m512i)v);
+}
+#elif defined(__AVX2__) && CN_LANES == 8
+/* n bytes from two loads, or in two stores, that may overlap: a copy of n bytes would be a call. */
+#define PARTS_OF_BYTES(M)                                                                                             \
+    if (n >= 4)                                                                                                       \
+        M(uint32_t)                                                                                                   \
+    else if (n >= 2)                                                                                                  \
+        M(uint16_t)                                                                                                   \
+    else                                                                                                              \
+        M(uint8_t)
+
+CN_INLINE ivec load_bytes(const uint8_t *p, cn_size n) {
+    uint64_t all;
+#define LOAD(type)                                                                                                    \
+    {                                                                                                                 \
+        type first, last;                                                                                             \
+        memcpy(&first, p, sizeof first);                                                                              \
+        memcpy(&last, p + n - (cn_size)sizeof last, sizeof last);                                                     \
+        all = first | (uint64_t)last << 8 * (n - (cn_size)sizeof last);                                               \
+    }
+    PARTS_OF_BYTES(LOAD)
+#undef LOAD
+    return (ivec)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)all));
+}
+CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size n) {
+    const __m256i shorts = _mm256_packus_epi32((__m256i)v, (__m256i)v);
+    const __m256i halves = _mm256_packus_epi16(shorts, shorts);
+    const uint64_t low = (uint32_t)_mm256_extract_epi32(halves, 0), high = (uint32_t)_mm256_extract_epi32(halves, 4);
+    const uint64_t all = low | high << 32;
+#define STORE(type)                                                                                                   \
+    {                                                                                                                 \
+        const type first = (type)all, last = (type)(all >> 8 * (n - (cn_size)sizeof last));                           \
+        memcpy(p, &first, sizeof first);                                                                              \
+        memcpy(p + n - (cn_size)sizeof last, &last, sizeof last);                                                     \
+    }
+    PARTS_OF_BYTES(STORE)
+#undef STORE
 }
 #else
-CN_INLINE bytes load_bytes_part(const uint8_t *p, cn_size n) {
-    bytes v = {0};
+CN_INLINE ivec load_bytes(const uint8_t *p, cn_size n) {
+    ivec v = {0};
     for (cn_size i = 0; i < n; i++) v[i] = p[i];
     return v;
 }
-CN_INLINE void store_bytes_part(uint8_t *p, bytes v, cn_size n) {
-    for (cn_size i = 0; i < n; i++) p[i] = v[i];
+CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size n) {
+    for (cn_size i = 0; i < n; i++) p[i] = (uint8_t)v[i];
 }
 #endif
-
-CN_INLINE void store_bytes(uint8_t *p, ivec v, cn_size lanes) {
-    const bytes narrow = __builtin_convertvector(v, bytes);
-    if (lanes == CN_LANES)
-        *(bytes *)p = narrow;
-    else
-        store_bytes_part(p, narrow, lanes);
-}
-
-CN_INLINE ivec load_bytes(const uint8_t *p, cn_size lanes) {
-    return __builtin_convertvector(lanes == CN_LANES ? *(const bytes *)p : load_bytes_part(p, lanes), ivec);
-}
 
 /* The parameters of a vector of channels; what an epilogue does without is left out when the calls are unrolled. */
 typedef struct channel_part {
