@@ -30,9 +30,6 @@ cdef enum:
     # multiply-adds: fitted to the times of layers of 8 to 256 channels.
     TILE_COST = 200
     WEIGHT_COST = 250
-    # What storing a vector of a pixel's products and adding up a tap's costs, in multiply-adds of a vector.
-    PRODUCT_COST = 8
-    OVERLAP_COST = 4
 
 ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread")
 
@@ -151,14 +148,6 @@ cdef class Conv2d:
         cdef Py_ssize_t transforms = TILE_COST * tiles * (self.in_channels + self.out_channels)
         return samples * (saved - transforms) > WEIGHT_COST * pairs
 
-    cdef double overlap_cost(self, const cn_table* c):
-        """What overlapping products take for an image, see ``Gather.cost``."""
-        cdef Py_ssize_t taps = self.kernel_height * self.kernel_width, lanes = c.lanes
-        cdef Py_ssize_t vectors = (self.in_channels + lanes - 1) // lanes
-        cdef Py_ssize_t products = (taps * self.in_channels + lanes - 1) // lanes
-        return <double>self.out_height * self.out_width * (
-            products * (self.out_channels + PRODUCT_COST) + taps * vectors * OVERLAP_COST)
-
     cdef Pass forward_pass(self, Py_ssize_t samples):
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
             return self.winograd
@@ -183,8 +172,8 @@ cdef class Conv2d:
         cdef Pass best = self.scatter
         # Products of many channels do not stay in the cache until they are added up.
         cdef bint few = self.in_channels < 2 * c.lanes
-        if self.overlap is not None and (self.forced or few and self.overlap_cost(c) < least):
-            best, least = self.overlap, self.overlap_cost(c)
+        if self.overlap is not None and (self.forced or few and self.overlap.cost(c) < least):
+            best, least = self.overlap, self.overlap.cost(c)
         if self.dots_scatter is not None and (self.forced or self.dots_scatter.cost(c) < least):
             best, least = self.dots_scatter, self.dots_scatter.cost(c)
         if self.spread_scatter is not None and (self.forced or self.spread_scatter.cost(c) < least):
