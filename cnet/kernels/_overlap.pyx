@@ -90,7 +90,8 @@ cdef class Overlap(Pass):
         cdef Py_ssize_t row = self.kernel_width * self.channels, width = self.frame.width
         # Vectors of a pixel's products with a row of the window, or with all.
         cdef Py_ssize_t vectors = ((row if by_rows else rows * row) + c.lanes - 1) // c.lanes
-        cdef Py_ssize_t tiles = (width + c.tile_rows - 1) // c.tile_rows * ((row + c.tile_columns - 1) // c.tile_columns)
+        cdef Py_ssize_t panels = (row + c.tile_columns - 1) // c.tile_columns
+        cdef Py_ssize_t tiles = (width + c.tile_rows - 1) // c.tile_rows * panels
         if by_rows:
             return <double>self.frame.height * rows * (
                 self.frame.channels * max(IN_FLIGHT, width * vectors) + STRETCH_COST * tiles
@@ -144,7 +145,8 @@ cdef class Overlap(Pass):
     ):
         cdef const cn_table* c = table()
         cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels
-        cdef Py_ssize_t breadth = self.taps_together() * self.channels, lines = self.kernel_height if self.by_rows else 1
+        cdef Py_ssize_t breadth = self.taps_together() * self.channels
+        cdef Py_ssize_t lines = self.kernel_height if self.by_rows else 1
         cdef Py_ssize_t panels = (breadth + panel - 1) // panel, scratch_size, rows, blocks, item, image, block
         cdef float* scratch = workspace + self.packed_size()
         cdef int count = team(panels * lines, lines * breadth * depth // 4, threads)
@@ -180,8 +182,8 @@ cdef class Overlap(Pass):
         self, const cn_table* c, const Source* x, const float* packed, float* y, float* scratch, Py_ssize_t samples,
         Py_ssize_t image, Py_ssize_t first_row, Py_ssize_t last_row
     ) noexcept nogil:
-        cdef Py_ssize_t row, depth = self.frame.channels, width = self.frame.width, image_rows = image * self.frame.height
-        cdef Py_ssize_t first = self.frame.height, last = 0
+        cdef Py_ssize_t depth = self.frame.channels, width = self.frame.width, image_rows = image * self.frame.height
+        cdef Py_ssize_t first = self.frame.height, last = 0, row
         cdef float* copy = scratch + self.product_floats(self.most_source_rows(samples), c.tile_columns)
         cdef const float* source
         for row in range(first_row, last_row):
