@@ -110,7 +110,8 @@ cdef extern from "cnet.h":
             cn_size rows, cn_size channels, const float* x, float* mean, float* squares
         ) noexcept nogil
         void (*combine_moments_f32)(
-            cn_size rows, cn_size size, cn_size channels, const float* chunks, float* mean, float* variance
+            cn_size rows, cn_size channels, cn_size folds, cn_size size, const float* chunks, float* mean,
+            float* variance
         ) noexcept nogil
         void (*normalise_f32)(
             cn_size rows, cn_size channels, const float* x, const float* mean, const float* scale, const float* shift,

@@ -58,27 +58,37 @@ void CN_NAME(moments_f32)(cn_size rows, cn_size channels, const float *x, float 
     if (c < channels) moments(1, channels - c, rows, channels, x + c, mean + c, squares + c);
 }
 
-/* Mean and biased variance of all rows from those of chunks of `size` rows, the last perhaps of fewer: chunks[i] is the
- * mean of each channel and then the squares about it. The squares between chunks are those about the joint mean. */
-void CN_NAME(combine_moments_f32)(cn_size rows, cn_size size, cn_size channels, const float *chunks, float *mean,
-                                  float *variance) {
-    const cn_size count = (rows + size - 1) / size;
+/* Mean and biased variance of each channel over all rows, from those of chunks: `chunks` holds, for chunk after chunk,
+ * the mean of each folded channel and then the squares about it. A folded row is `folds` rows side by side; a chunk has
+ * `size` of them, the last perhaps fewer, and the rows that are left over are a chunk that is not folded. The squares
+ * between chunks are those about the joint mean. */
+void CN_NAME(combine_moments_f32)(cn_size rows, cn_size channels, cn_size folds, cn_size size, const float *chunks,
+                                  float *mean, float *variance) {
+    const cn_size folded = rows / folds, rest = rows % folds, width = folds * channels;
+    const cn_size count = (folded + size - 1) / size;
     for (cn_size c = 0; c < channels; c += CN_LANES) {
         const cn_size lanes = min_size(CN_LANES, channels - c);
         double middle[CN_LANES] = {0}, squares[CN_LANES] = {0};
-        for (cn_size i = 0; i < count; i++) {
-            const double weight = (double)min_size(size, rows - i * size) / (double)rows;
-            const float *part = chunks + 2 * i * channels + c;
-            for (cn_size l = 0; l < lanes; l++) middle[l] += weight * part[l];
-        }
-        for (cn_size i = 0; i < count; i++) {
-            const double weight = (double)min_size(size, rows - i * size);
-            const float *part = chunks + 2 * i * channels + c;
-            for (cn_size l = 0; l < lanes; l++) {
-                const double distance = part[l] - middle[l];
-                squares[l] += part[channels + l] + weight * distance * distance;
-            }
-        }
+/* M(part, rows of it, step from means to squares) for each part of each chunk. */
+#define FOR_EACH_PART(M)                                                                                              \
+    do {                                                                                                              \
+        for (cn_size i = 0; i < count; i++)                                                                           \
+            for (cn_size f = 0; f < folds; f++)                                                                       \
+                M(chunks + 2 * i * width + f * channels + c, min_size(size, folded - i * size), width);               \
+        if (rest) M(chunks + 2 * count * width + c, rest, channels);                                                  \
+    } while (0)
+#define ADD(part, number, step)                                                                                       \
+    for (cn_size l = 0; l < lanes; l++) middle[l] += (double)(number) / (double)rows * (part)[l]
+        FOR_EACH_PART(ADD);
+#undef ADD
+#define ADD(part, number, step)                                                                                       \
+    for (cn_size l = 0; l < lanes; l++) {                                                                             \
+        const double distance = (part)[l] - middle[l];                                                                \
+        squares[l] += (part)[(step) + l] + (double)(number) * distance * distance;                                    \
+    }
+        FOR_EACH_PART(ADD);
+#undef ADD
+#undef FOR_EACH_PART
         for (cn_size l = 0; l < lanes; l++) {
             mean[c + l] = (float)middle[l];
             variance[c + l] = (float)(squares[l] / (double)rows);

@@ -31,21 +31,27 @@ from kernel_cases import (
 
 from cnet.kernels import _dispatch, normalization
 
-# Rows of a chunk are at least 8 and else as many as make 6,144 floats; chunks are combined in float64.
-CHUNK = 6144
+# Of few channels as many rows as make 64 floats are folded into one, but no more than leave 32. Folded rows of a chunk
+# are at least 8 and else as many as make 6,144 floats; chunks are combined in float64.
+CHUNK, FOLDED, LEAST_ROWS = 6144, 64, 32
 
 
 def chunk_rows(channels: int) -> int:
-    return max(8, CHUNK // channels)
+    """Rows of a chunk where there are many."""
+    folds = max(1, FOLDED // channels)
+    return max(8, CHUNK // (folds * channels)) * folds
 
 
 def shapes() -> list[tuple[int, int]]:
-    """Every kind of end of a vector, and rows around one and two chunks and around the pairs of a chunk."""
+    """Every kind of end of a vector, and rows around one and two chunks, around the pairs of a chunk and around folds."""
     some = {1, 2, 3, 7, 8, 9, 40}
     found = [(rows, channels) for channels in ragged_sizes() for rows in sorted(some)]
     for channels in (1, 3, _dispatch.tile()[0] + 1, 70, 1000):
         size = chunk_rows(channels)
         found += [(rows, channels) for rows in (size - 1, size, size + 1, 2 * size, 3 * size + 5)]
+    for channels in (1, 5, 21, 32, 33):
+        least = LEAST_ROWS * (FOLDED // channels)
+        found += [(rows, channels) for rows in (63, 64, 65, least - 1, least, least + 1)]
     return found
 
 
