@@ -179,6 +179,9 @@ cdef class Gather(Pass):
         # Blocks of rows end where windows of the epilogue do, and are worth a thread's while.
         cdef Py_ssize_t unit = sink.epilogue.pool_rows if sink.epilogue is not NULL else 1
         cdef Py_ssize_t units = self.phase_rows // unit, least = self.least_rows(share)
+        if batches == 1:
+            # Two threads have something to do even so.
+            least = max(<Py_ssize_t>1, min(least, self.phase_rows // 2))
         cdef Py_ssize_t blocks = max(1, min(
             min(units, (ITEMS + batches - 1) // batches), min(work // batches // GRAIN, self.phase_rows // least)))
         cdef bint through = x.epilogue is not NULL
