@@ -43,7 +43,7 @@ def chunk_rows(channels: int) -> int:
 
 
 def shapes() -> list[tuple[int, int]]:
-    """Every kind of end of a vector, and rows around one and two chunks, around the pairs of a chunk and around folds."""
+    """Every kind of end of a vector; rows around one and two chunks, around the pairs of a chunk and around folds."""
     some = {1, 2, 3, 7, 8, 9, 40}
     found = [(rows, channels) for channels in ragged_sizes() for rows in sorted(some)]
     for channels in (1, 3, _dispatch.tile()[0] + 1, 70, 1000):
