@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cnet import _check, _threads, layout
+from cnet import _check, layout
 from cnet._check import Float32Array
-from cnet.kernels import optimizer
 
 __all__ = ["Arena", "Parameter"]
 
@@ -47,7 +46,9 @@ class Parameter:
     Notes
     -----
     Linear weights are ``(out, in)`` and convolution weights ``(out, in / groups, kh, kw)``, as in PyTorch, whatever the
-    order in memory. The gradient is zero until the first ``backward``.
+    order in memory. The gradient is zero until the first ``backward``. :meth:`zero_grad` puts off the work until the
+    gradient is read, and spares it where ``backward`` comes first: a view of ``grad`` from before shows old numbers
+    until then.
 
     Examples
     --------
@@ -63,6 +64,8 @@ class Parameter:
         self.shape: tuple[int, ...] | None = None
         self.arena: Arena | None = None
         self.offset = 0
+        # Whether the gradient is zero, whatever its memory holds: it is cleared when it is read, or written anew.
+        self.grad_stale = False
         if data is not None:
             self.materialise(_check.float32("Parameter", "data", data))
 
@@ -70,16 +73,16 @@ class Parameter:
         """Give the parameter its shape and first values (logical layout); it lies alone until an arena takes it."""
         self.shape = data.shape
         self.storage = layout.empty(layout.weight_shape(data.shape))
-        self.grad_storage = layout.zeros(self.storage.shape)
+        self.grad_memory, self.grad_stale = layout.zeros(self.storage.shape), False
         layout.weight_logical(self.storage)[...] = data
 
     def adopt(self, arena: Arena, offset: int) -> None:
         """Move into ``arena``, at ``offset`` elements."""
         size, shape = self.size, self.storage.shape
         storage = arena.data[offset : offset + size].reshape(shape)
-        grad_storage = arena.grad[offset : offset + size].reshape(shape)
-        storage[...], grad_storage[...] = self.storage, self.grad_storage
-        self.storage, self.grad_storage = storage, grad_storage
+        gradient = arena.grad_memory[offset : offset + size].reshape(shape)
+        storage[...], gradient[...] = self.storage, self.grad_storage
+        self.storage, self.grad_memory = storage, gradient
         self.arena, self.offset = arena, offset
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,6 +116,19 @@ class Parameter:
         self._assign("data", self.data, values)
 
     @property
+    def grad_storage(self) -> Float32Array:
+        """The accumulated gradient, in the physical layout."""
+        if self.grad_stale:
+            self.settle()
+        return self.grad_memory
+
+    def settle(self) -> None:
+        """Clear the gradient's memory if the gradient is to be zero."""
+        if self.grad_stale:
+            self.grad_stale = False
+            self.grad_memory.fill(0)
+
+    @property
     def grad(self) -> Float32Array:
         """The accumulated gradient, in the logical layout."""
         self._require_built("grad")
@@ -124,8 +140,7 @@ class Parameter:
 
     def zero_grad(self) -> None:
         """Set the gradient to zero."""
-        if self.built:
-            optimizer.clear(self.grad_storage.reshape(-1), _threads._count)
+        self.grad_stale = self.shape is not None
 
     def __repr__(self) -> str:
         frozen = "" if self.requires_grad else ", requires_grad=False"
@@ -189,7 +204,8 @@ class Arena:
             offsets.append(size)
             size += padded_size(parameter)
         self.data = layout.zeros((size,))
-        self.grad = layout.zeros((size,))
+        # The gradients, but for those that are zero whatever stands here.
+        self.grad_memory = layout.zeros((size,))
         for parameter, offset in zip(self.parameters, offsets, strict=True):
             parameter.adopt(self, offset)
         # Where the parameters lay before, nothing of their size will be asked for again.
@@ -199,9 +215,16 @@ class Arena:
         """A buffer of the same shape, such as an optimizer's momentum."""
         return layout.zeros(self.data.shape)
 
+    @property
+    def grad(self) -> Float32Array:
+        """All gradients."""
+        settle(self.parameters)
+        return self.grad_memory
+
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        optimizer.clear(self.grad, _threads._count)
+        for parameter in self.parameters:
+            parameter.zero_grad()
 
     @staticmethod
     def holds(parameters: Sequence[Parameter]) -> bool:
@@ -210,6 +233,23 @@ class Arena:
             return not parameters
         owned = parameters[0].arena.parameters
         return len(owned) == len(parameters) and all(a is b for a, b in zip(owned, parameters, strict=True))
+
+
+def settle(parameters: Iterable[Parameter]) -> None:
+    """Make the memory of all gradients hold what they are."""
+    for parameter in parameters:
+        if parameter.grad_stale:
+            parameter.settle()
+
+
+def claim(parameters: Sequence[Parameter]) -> bool:
+    """Whether all gradients are stale: the caller then writes all of their memory. Else it can be added to."""
+    if all(parameter.grad_stale for parameter in parameters):
+        for parameter in parameters:
+            parameter.grad_stale = False
+        return True
+    settle(parameters)
+    return False
 
 
 def padded_size(parameter: Parameter) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cnet
-from cnet.parameter import Arena, Parameter, gather_unique, padded_size, spread
+from cnet.parameter import Arena, Parameter, claim, gather_unique, padded_size, spread
 
 SHAPES = [(1,), (16,), (17,), (3, 4), (2, 3, 3, 5), (5, 1, 1, 1), (4, 2, 3), ()]
 
@@ -151,6 +151,40 @@ def test_zero_grad_of_an_arena_and_of_a_parameter() -> None:
     assert not items[3].grad.any() and all(p.grad.any() for p in items if p is not items[3])
     arena.zero_grad()
     assert not arena.grad.any() and arena.data.any()
+
+
+def test_memory_of_a_gradient_that_is_zero_is_cleared_when_it_is_read() -> None:
+    items = parameters()
+    arena = Arena(items)
+    arena.zero_grad()
+    arena.grad_memory.fill(np.nan)
+    assert not items[0].grad.any() and np.isnan(items[1].grad_memory).all()
+    items[0].grad[...] = 3
+    assert (items[0].grad == 3).all()
+    items[1].grad = np.ones(items[1].shape)
+    assert (items[1].grad == 1).all()
+    copied = copy.deepcopy(items[2])
+    assert not copied.grad.any() and not items[2].grad.any()
+    moved = Arena([items[3]])
+    assert not moved.grad.any() and not items[3].grad.any()
+
+
+def test_claimed_memory_is_written_or_can_be_added_to() -> None:
+    items = parameters()[:2]
+    assert not claim(items)
+    items[0].zero_grad()
+    items[0].grad_memory.fill(np.nan)
+    before = items[1].grad.copy()
+    assert not claim(items)
+    assert not items[0].grad_memory.any() and (items[1].grad_memory == items[1].grad_storage).all()
+    np.testing.assert_array_equal(items[1].grad, before)
+    for item in items:
+        item.zero_grad()
+    assert claim(items)
+    for item in items:
+        item.grad_memory.fill(2)
+        assert (item.grad == 2).all()
+    assert not claim(items)
 
 
 def test_buffers_for_an_arena_are_zeros_of_their_own() -> None:

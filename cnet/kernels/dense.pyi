@@ -30,4 +30,5 @@ class Dense:
         workspace: Float32Array | None,
         threads: int,
         epilogue: Epilogue | None = ...,
+        anew: bool = ...,
     ) -> None: ...

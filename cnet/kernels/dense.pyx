@@ -61,6 +61,8 @@ cdef struct Call:
     # What the gradient is formed from behind an epilogue, and where to.
     const Source* above
     float* gradient
+    # Whether gradients of parameters are written, not added to.
+    bint anew
 
 
 cdef inline Py_ssize_t parts(Py_ssize_t size, Py_ssize_t part) noexcept nogil:
@@ -130,14 +132,14 @@ cdef inline void weight_rectangle(const Call* k, Py_ssize_t item) noexcept nogil
     cdef Py_ssize_t width = min(<Py_ssize_t>COLUMNS, k.outputs - column), place = first * k.outputs + column
     cdef float one = 1
     k.c.product_f32(
-        last - first, width, k.samples, k.x + first, 1, k.inputs, k.dy + column, k.outputs, k.dw + place, k.outputs,
-        k.dw + place, k.outputs,
+        last - first, width, k.samples, k.x + first, 1, k.inputs, k.dy + column, k.outputs,
+        NULL if k.anew else k.dw + place, k.outputs, k.dw + place, k.outputs,
     )
     if stripe == 0 and k.dbias is not NULL:
         # The sum over samples is a product too: with an input that is always one.
         k.c.product_f32(
-            1, width, k.samples, &one, 0, 0, k.dy + column, k.outputs, k.dbias + column, k.outputs, k.dbias + column,
-            k.outputs,
+            1, width, k.samples, &one, 0, 0, k.dy + column, k.outputs, NULL if k.anew else k.dbias + column, k.outputs,
+            k.dbias + column, k.outputs,
         )
 
 
@@ -155,7 +157,8 @@ cdef class Dense:
     """The products of a layer, bound to its parameters, because each array that is passed costs a call a quarter of a
     microsecond.
 
-    ``weight[in, out]`` and ``bias[out]`` are read by the forward pass; backward adds to ``dweight`` and ``dbias``. Bias
+    ``weight[in, out]`` and ``bias[out]`` are read by the forward pass; backward adds to ``dweight`` and ``dbias``, or
+    writes them. Bias
     and its gradient may be None.
     """
 
@@ -231,12 +234,12 @@ cdef class Dense:
 
     def backward(
         self, const float[:, ::1] x not None, const float[:, ::1] dy, float[:, ::1] dx, float[::1] workspace,
-        int threads, Epilogue epilogue=None,
+        int threads, Epilogue epilogue=None, bint anew=False,
     ):
         """``dweight[i, o] += sum_n x[n, i] dy[n, o]``, ``dbias[o] += sum_n dy[n, o]`` and, unless ``dx`` is None,
         ``dx[n, i] = sum_o dy[n, o] weight[i, o]``; with ``dy`` or the gradient bound to ``epilogue``.
 
-        ``workspace`` may be None where none is needed.
+        ``anew`` writes ``dweight`` and ``dbias``, whatever they hold. ``workspace`` may be None where none is needed.
         """
         cdef Call k
         cdef Py_ssize_t weights, gradients = 0, chunks = 0, item
@@ -249,8 +252,15 @@ cdef class Dense:
             assert dy.shape[0] == k.samples and dy.shape[1] == k.outputs
         else:
             assert epilogue.samples == k.samples
+        if anew and (k.samples == 0 or epilogue is not None and epilogue.c.mean is not NULL):
+            # What nothing is added to below. A normalisation takes a bias away.
+            if self.db is not None:
+                self.db[:] = 0
+            if k.samples == 0:
+                self.dw[:, :] = 0
         if k.samples == 0:
             return
+        k.anew = anew
         k.x = &x[0, 0] if k.inputs else NULL
         k.w = &self.w[0, 0] if k.inputs and k.outputs else NULL
         k.dw = &self.dw[0, 0] if k.inputs and k.outputs else NULL
@@ -263,7 +273,6 @@ cdef class Dense:
             k.rows = parts(CHUNK, k.outputs)
             chunks = parts(k.samples, k.rows)
             if epilogue.c.mean is not NULL:
-                # A normalisation takes a constant away.
                 k.dbias = NULL
         # Rectangles of a stripe are neighbours, so that a thread gets whole rows. Without inputs there is still a bias.
         k.stripes = max(1, min(EIGHT * parts(k.inputs, EIGHT * INPUTS), k.inputs // ROWS))

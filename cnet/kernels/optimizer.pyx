@@ -1,7 +1,6 @@
 """Optimizer steps over a stretch of the arena, split into fixed chunks; every element has one owner."""
 
 from cython.parallel cimport prange
-from libc.string cimport memset
 
 from cnet.kernels._dispatch cimport cn_table, table, team
 
@@ -9,7 +8,6 @@ cdef enum:
     # Elements of a work item, and what an element costs in multiply-adds: its memory traffic.
     CHUNK = 4096
     COST = 24
-    CLEAR_COST = 4
 
 
 def sgd_step(
@@ -35,13 +33,3 @@ def sgd_step(
             min(<Py_ssize_t>CHUNK, size - item * CHUNK), &weight[item * CHUNK], &gradient[item * CHUNK],
             state + item * CHUNK if state is not NULL else NULL, <float>lr, sign, <float>weight_decay, carry, keep,
             look_ahead, ahead)
-
-
-def clear(float[::1] gradient not None, int threads):
-    """Set to zero; each thread the part that it steps over, which its cache holds."""
-    cdef Py_ssize_t size = gradient.shape[0], items = (size + CHUNK - 1) // CHUNK, item
-    if size == 0:
-        return
-    cdef int count = team(items, size * CLEAR_COST, threads)
-    for item in prange(items, nogil=True, schedule="static", num_threads=count):
-        memset(&gradient[item * CHUNK], 0, min(<Py_ssize_t>CHUNK, size - item * CHUNK) * sizeof(float))

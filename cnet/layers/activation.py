@@ -211,7 +211,8 @@ class PReLU(Activation):
 
     def _add_slopes(self, sums: NDArray[np.float64]) -> None:
         """Add the sums over each channel's elements to the gradient."""
-        self.weight.grad_storage += sums if self.num_parameters > 1 else sums.sum()
+        gradient = self.weight.grad_storage
+        gradient += sums if self.num_parameters > 1 else sums.sum()
 
     def _signature(self) -> str:
         return "" if self.num_parameters == 1 else f"{self.num_parameters}"

@@ -137,7 +137,8 @@ class _Block(Layer):
                 factor, offset = self.norm._correction(sums, raw.size // epilogue.channels, variance)
                 raw = _image(raw)
             elif isinstance(self.first, Conv2d) and self.first.bias:
-                self.first.bias.grad_storage += sums[0]
+                gradient = self.first.bias.grad_storage
+                gradient += sums[0]
         epilogue.bind_gradient(dy, before, index, raw, factor, offset)
         dx = self.first._gradients(x, None, epilogue, input_grad)
         epilogue.release()

@@ -11,7 +11,7 @@ from cnet.initializers import get as get_initializer
 from cnet.kernels.dense import Dense
 from cnet.kernels.epilogue import Epilogue
 from cnet.layers.base import Layer, Shape, batch_of
-from cnet.parameter import Parameter
+from cnet.parameter import Parameter, claim
 from cnet.random import default_generator
 
 
@@ -135,7 +135,8 @@ class Linear(Layer):
         kernel = self._products()
         size = kernel.backward_workspace(x.shape[0], epilogue)
         dx = layout.empty(x.shape) if input_grad else None
-        kernel.backward(x, dy, dx, layout.empty((size,)) if size else None, _threads._count, epilogue)
+        anew = claim((self.weight, self.bias) if self.bias else (self.weight,))
+        kernel.backward(x, dy, dx, layout.empty((size,)) if size else None, _threads._count, epilogue, anew)
         return dx
 
     def _products(self) -> Dense:
@@ -144,8 +145,8 @@ class Linear(Layer):
         weight, bias = self.weight, self.bias
         storage = bias.storage if bias else None
         if kernel is None or kernel.weight is not weight.storage or kernel.bias is not storage:
-            gradient = bias.grad_storage if bias else None
-            self._kernel = kernel = Dense(weight.storage, storage, weight.grad_storage, gradient)
+            gradient = bias.grad_memory if bias else None
+            self._kernel = kernel = Dense(weight.storage, storage, weight.grad_memory, gradient)
         return kernel
 
     def _signature(self) -> str:

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnet import _check, _threads
+from cnet import _check
 from cnet._check import Float32Array
-from cnet.kernels import optimizer
-from cnet.parameter import Arena, Parameter, gather_unique, padded_size, spread
+from cnet.parameter import Arena, Parameter, gather_unique, padded_size, settle, spread
 
 Group = dict[str, Any]
 
@@ -139,6 +138,8 @@ class Optimizer:
         """
         if self._now() != self._bound:
             self._bind()
+        for group in self.param_groups:
+            settle(group["params"])
         for group, ranges in zip(self.param_groups, self._ranges, strict=True):
             for part in ranges:
                 self._update(group, part)
@@ -146,16 +147,10 @@ class Optimizer:
             self._note_started()
 
     def zero_grad(self) -> None:
-        """Set the gradients of all parameters to zero."""
-        bound = self._now() == self._bound
-        if bound:
-            for ranges in self._ranges:
-                for part in ranges:
-                    optimizer.clear(part.grad, _threads._count)
+        """Set the gradients of all parameters to zero; see :class:`~cnet.parameter.Parameter` on when."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if not (bound and parameter.requires_grad):
-                    parameter.zero_grad()
+                parameter.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each parameter (by its position over all groups) and the options of each group; copies.
@@ -313,7 +308,7 @@ class Optimizer:
         return [
             Range(
                 arena.data[start:end],
-                arena.grad[start:end],
+                arena.grad_memory[start:end],
                 {name: self._buffers[arena, name][start:end] for name in self._state_in_use(group)},
                 first,
             )

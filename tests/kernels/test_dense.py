@@ -65,6 +65,21 @@ def problem(case: Case) -> Problem:
     )  # fmt: skip
 
 
+def check_anew(weight: Array, bias: Array | None, x: Array, dy: Array, threads: int) -> None:
+    """Gradients that are written over anything are those that are added to zeros."""
+    found = []
+    for anew, value in ((False, 0.0), (True, np.nan)):
+        dweight, dbias = Guarded(weight.shape, value), Guarded(dy.shape[1], value)
+        layer = Dense(weight, bias, dweight.array, None if bias is None else dbias.array)
+        layer.backward(x, dy, None, None, threads, anew=anew)
+        dweight.check()
+        dbias.check()
+        found.append((dweight.array, dbias.array))
+    assert_same_bytes(found[1][0], found[0][0], "dweight anew")
+    if bias is not None:
+        assert_same_bytes(found[1][1], found[0][1], "dbias anew")
+
+
 def check_case(case: Case) -> None:
     """Both passes on one case, for each thread count."""
     p = problem(case)
@@ -82,6 +97,7 @@ def check_case(case: Case) -> None:
         results = [y, dx, dweight, dbias]
         for result in (*results, workspace):
             result.check()
+        check_anew(weight, bias if case.bias else None, x, dy, threads)
         if first:
             for name, result, one_thread in zip(("y", "dx", "dweight", "dbias"), results, first, strict=True):
                 assert_same_bytes(result.array, one_thread, f"{name} on {threads} threads")

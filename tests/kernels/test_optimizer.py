@@ -100,12 +100,3 @@ def test_sgd_first_step_does_not_read_the_buffer(isa: str, junk: float) -> None:
 def test_sgd_on_nothing_does_nothing(isa: str) -> None:
     none = np.empty(0, np.float32)
     optimizer.sgd_step(none, none, none, 0.1, 0.9, 0.0, True, 0.1, False, False, 2)
-
-
-def test_clear_sets_to_zero_and_nothing_else() -> None:
-    for size in (0, 1, 5, CHUNK - 1, CHUNK, CHUNK + 1, 41 * CHUNK + 7):
-        for threads in THREADS:
-            gradient = Guarded(size, 1.5, misaligned=True)
-            optimizer.clear(gradient.array, threads)
-            gradient.check()
-            assert not gradient.array.any()

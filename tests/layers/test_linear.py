@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnet.layers import Linear
+from cnet.layers import BatchNorm1d, Linear, ReLU, Sequential
 from cnet.parameter import Arena
 
 
@@ -55,3 +55,30 @@ def test_gradients_add_up_over_batches_of_any_size() -> None:
         layer.backward(dy[first:last], input_grad=False)
     np.testing.assert_allclose(layer.weight.grad, dy.T.astype(float) @ x, rtol=0, atol=2e-5)
     np.testing.assert_allclose(layer.bias.grad, dy.sum(axis=0, dtype=float), rtol=0, atol=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_gradients_are_written_over_what_zero_grad_left(norm: bool) -> None:
+    """Alone and with what follows it; also where some gradients are zero and others are not."""
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((9, 20)).astype(np.float32)
+    model = Sequential(Linear(20, 6), *([BatchNorm1d(6)] if norm else []), ReLU()).build((20,))
+    arena = model.parameters()[0].arena
+    assert arena is not None
+
+    def gradients() -> list[np.ndarray]:
+        model.backward(np.ones_like(model(x)), input_grad=False)
+        return [parameter.grad.copy() for parameter in model.parameters()]
+
+    expected = gradients()
+    assert norm or all(gradient.any() for gradient in expected)
+    model.zero_grad()
+    arena.grad_memory.fill(np.nan)
+    for got, wanted in zip(gradients(), expected, strict=True):
+        assert got.tobytes() == wanted.tobytes()
+    # Of a parameter that was not set to zero, twice as much.
+    model.parameters()[0].zero_grad()
+    doubled = gradients()
+    assert doubled[0].tobytes() == expected[0].tobytes()
+    for got, wanted in zip(doubled[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(got, 2 * wanted, rtol=1e-5, atol=1e-6)

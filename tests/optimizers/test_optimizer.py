@@ -577,3 +577,15 @@ def test_load_of_a_state_before_the_first_step_clears_the_buffers() -> None:
     take_steps(optimizer, items, range(2))
     take_steps(TwoBuffers(expected), expected, range(2))
     assert bits(items) == bits(expected)
+
+
+def test_step_after_zero_grad_takes_gradients_for_zero() -> None:
+    weight, bias = Parameter(np.ones((3, 4))), Parameter(np.ones(3))
+    arena = Arena([weight, bias])
+    optimizer = SGD([weight, bias], lr=1.0)
+    weight.grad[...] = 5
+    optimizer.zero_grad()
+    arena.grad_memory.fill(np.nan)
+    bias.grad[...] = 2
+    optimizer.step()
+    assert (weight.data == 1).all() and (bias.data == -1).all()
