@@ -1,7 +1,7 @@
 /* Batch normalisation: moments of each channel over the rows of a chunk, and the passes that use them.
  *
  * A chunk is small enough to stay in the first-level cache, so its mean is found first and the squares are summed about
- * it: no cancellation, and still one pass over memory. Chunks are combined in float64 by the caller. */
+ * it: no cancellation, and still one pass over memory. Chunks are combined in float64. */
 #include "kernel.h"
 
 /* Sums that advance together, to hide the latency of an addition: of as many vectors of channels, which makes whole
