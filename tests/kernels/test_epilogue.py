@@ -256,6 +256,9 @@ image_cases = st.builds(
 @example(Images(2, (1, 2), 3, Kind("relu", (16, 16), normalised=True)))
 @example(Images(1, (2, 1), 18, Kind("slope", (1, 256))))
 @example(Images(2, (3, 2), 17, Kind("identity", (7, 5)), special=True))
+# Four vectors of channels and more, which are summed together.
+@example(Images(2, (3, 2), 155, Kind("relu", (2, 2), normalised=True)))
+@example(Images(1, (2, 3), 150, Kind("slope", (1, 1), normalised=True)))
 @settings(generated, max_examples=120)
 def test_epilogue_matches_oracle(isa: str, case: Images) -> None:
     check_images(case)
