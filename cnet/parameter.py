@@ -118,8 +118,7 @@ class Parameter:
     @property
     def grad_storage(self) -> Float32Array:
         """The accumulated gradient, in the physical layout."""
-        if self.grad_stale:
-            self.settle()
+        self.settle()
         return self.grad_memory
 
     def settle(self) -> None:
@@ -238,8 +237,7 @@ class Arena:
 def settle(parameters: Iterable[Parameter]) -> None:
     """Make the memory of all gradients hold what they are."""
     for parameter in parameters:
-        if parameter.grad_stale:
-            parameter.settle()
+        parameter.settle()
 
 
 def claim(parameters: Sequence[Parameter]) -> bool:

@@ -2,6 +2,13 @@ from cnet.kernels._dispatch cimport cn_epilogue, cn_table
 from cnet.kernels._frame cimport Frame
 from cnet.kernels._passes cimport Pass, Sink, Source
 
+# Costs that other passes share with the gather, in multiply-adds of a vector.
+cdef enum:
+    # Sums that hide the latency of a multiply-add.
+    IN_FLIGHT = 8
+    # What a stretch of memory under the window takes.
+    STRETCH_COST = 16
+
 cdef struct Phase:
     Py_ssize_t first_row, first_column  # of the outputs it writes
     Py_ssize_t rows, columns            # how many it writes

@@ -31,12 +31,9 @@ cdef enum:
     RESIDENT = 131072
     SHARED_IMAGES = 4
     # What the cost of a layer is made of, in multiply-adds of a vector at full speed, fitted to the times of 180 layers
-    # with a first-level cache of 48 KB and a second-level cache of 2 MB: sums that hide the latency of a multiply-add;
-    # what a tile takes for each vector, and a stretch of memory under the window; a cache line of weights where so many
-    # floats do not stay in the first-level cache, and where so many do not stay in the second.
-    IN_FLIGHT = 8
+    # with a first-level cache of 48 KB and a second-level cache of 2 MB: what a tile takes for each vector; a cache
+    # line of weights where so many floats do not stay in the first-level cache, and where so many do not in the second.
     TILE_COST = 40
-    STRETCH_COST = 16
     NEAR_FLOATS = 6144
     FAR_COST = 10
     FAR_FLOATS = 655360
@@ -178,10 +175,9 @@ cdef class Gather(Pass):
             self.out_width // self.out_column_step)
         # Blocks of rows end where windows of the epilogue do, and are worth a thread's while.
         cdef Py_ssize_t unit = sink.epilogue.pool_rows if sink.epilogue is not NULL else 1
-        cdef Py_ssize_t units = self.phase_rows // unit, least = self.least_rows(share)
-        if batches == 1:
-            # Two threads have something to do even so.
-            least = max(<Py_ssize_t>1, min(least, self.phase_rows // 2))
+        cdef Py_ssize_t units = self.phase_rows // unit
+        # Two items at least: one image has to be enough for two threads.
+        cdef Py_ssize_t least = max(<Py_ssize_t>1, min(self.least_rows(share), self.phase_rows * batches // 2))
         cdef Py_ssize_t blocks = max(1, min(
             min(units, (ITEMS + batches - 1) // batches), min(work // batches // GRAIN, self.phase_rows // least)))
         cdef bint through = x.epilogue is not NULL

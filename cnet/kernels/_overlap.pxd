@@ -25,7 +25,8 @@ cdef class Overlap(Pass):
 
     cdef double cost(self, const cn_table* c) noexcept nogil
     cdef double cost_of(self, const cn_table* c, bint by_rows) noexcept nogil
-    cdef Py_ssize_t taps_together(self) noexcept nogil
+    cdef Py_ssize_t lines(self) noexcept nogil
+    cdef Py_ssize_t breadth(self) noexcept nogil
     cdef Py_ssize_t products(self) noexcept nogil
     cdef Py_ssize_t packed_size(self) noexcept nogil
     cdef Py_ssize_t rows_per_item(self, Py_ssize_t samples) noexcept nogil

@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc, free
 
 from cnet.kernels._dispatch cimport GRAIN, cn_epilogue, cn_table, table, team, whole_lines
 from cnet.kernels._frame cimport frame_row, load_rows
+from cnet.kernels._gather cimport IN_FLIGHT, STRETCH_COST
 from cnet.kernels._passes cimport Pass, Sink, Source
 
 cdef enum:
@@ -25,9 +26,6 @@ cdef enum:
     # What storing a vector of a pixel's products and adding up a tap's costs, in multiply-adds of a vector.
     PRODUCT_COST = 8
     OVERLAP_COST = 4
-    # What a tile costs for each stretch of its sums, and multiply-adds that must be in flight, as in ``Gather.cost``.
-    STRETCH_COST = 16
-    IN_FLIGHT = 8
 
 # The one segment of a row of pixels.
 cdef Py_ssize_t[1] WHOLE = [0]
@@ -99,16 +97,20 @@ cdef class Overlap(Pass):
         return <double>self.frame.height * self.frame.width * (
             vectors * (self.frame.channels + PRODUCT_COST) + rows * self.kernel_width * tap_vectors * OVERLAP_COST)
 
-    cdef Py_ssize_t taps_together(self) noexcept nogil:
-        """Taps whose products lie side by side."""
-        return self.kernel_width * (1 if self.by_rows else self.kernel_height)
+    cdef Py_ssize_t lines(self) noexcept nogil:
+        """Parts of the window whose taps are multiplied apart: its rows, or all of it."""
+        return self.kernel_height if self.by_rows else 1
+
+    cdef Py_ssize_t breadth(self) noexcept nogil:
+        """Products of a source pixel, side by side."""
+        return self.kernel_height // self.lines() * self.kernel_width * self.channels
 
     cdef Py_ssize_t products(self) noexcept nogil:
-        """Floats that a source pixel is multiplied into, in whole panels of every instruction set."""
-        return (self.taps_together() * self.channels + 31) // 32 * 32
+        """The floats that they take, in whole panels of every instruction set."""
+        return (self.breadth() + 31) // 32 * 32
 
     cdef Py_ssize_t packed_size(self) noexcept nogil:
-        return (self.kernel_height if self.by_rows else 1) * self.products() * self.frame.channels
+        return self.lines() * self.products() * self.frame.channels
 
     cdef Py_ssize_t rows_per_item(self, Py_ssize_t samples) noexcept nogil:
         cdef Py_ssize_t source_rows = PRODUCTS // (self.frame.width * self.products())
@@ -136,18 +138,16 @@ cdef class Overlap(Pass):
         self, Py_ssize_t samples, bint through, const cn_epilogue* epilogue, int threads
     ) noexcept nogil:
         """The packed weights, and a scratch for each thread."""
-        return (self.packed_size()
-                + threads * self.scratch_size(samples, table().tile_columns, through))
+        return self.packed_size() + threads * self.scratch_size(samples, table().tile_columns, through)
 
     cdef void run(
         self, const Source* x, const float* weight, bint transposed, const float* bias, Sink sink, Py_ssize_t samples,
         float* workspace, int threads
     ):
         cdef const cn_table* c = table()
-        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels
-        cdef Py_ssize_t breadth = self.taps_together() * self.channels
-        cdef Py_ssize_t lines = self.kernel_height if self.by_rows else 1
-        cdef Py_ssize_t panels = (breadth + panel - 1) // panel, scratch_size, rows, blocks, item, image, block
+        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels, breadth = self.breadth()
+        cdef Py_ssize_t panels = (breadth + panel - 1) // panel, lines = self.lines(), scratch_size
+        cdef Py_ssize_t rows, blocks, item, image, block
         cdef float* scratch = workspace + self.packed_size()
         cdef int count = team(panels * lines, lines * breadth * depth // 4, threads)
         scratch_size = self.scratch_size(samples, panel, x.epilogue is not NULL)
@@ -167,16 +167,11 @@ cdef class Overlap(Pass):
     cdef void pack(
         self, const cn_table* c, Py_ssize_t line, Py_ssize_t column, const float* weight, float* packed
     ) noexcept nogil:
-        """The weights of one panel of products, of the window's row ``line`` or of all."""
-        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels
-        cdef Py_ssize_t breadth = self.taps_together() * self.channels, place = 0
-        if self.by_rows:
-            place = column * self.kernel_height + self.places[line] * panel
-        else:
-            place = column
+        """The weights of one panel of products, of part ``line`` of the window."""
+        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels, breadth = self.breadth()
         c.pack_transposed_f32(
             depth, min(panel, breadth - column), weight + (line * breadth + column) * depth, depth,
-            packed + place * depth)
+            packed + (column * self.lines() + self.places[line] * panel) * depth)
 
     cdef void run_item(
         self, const cn_table* c, const Source* x, const float* packed, float* y, float* scratch, Py_ssize_t samples,
@@ -227,11 +222,9 @@ cdef class Overlap(Pass):
         const float* packed, float* to
     ) noexcept nogil:
         """The products of neighbouring pixels, summed over the segments."""
-        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels, column = 0
-        cdef Py_ssize_t breadth = self.taps_together() * self.channels
-        cdef Py_ssize_t lines = self.kernel_height if self.by_rows else 1
+        cdef Py_ssize_t panel = c.tile_columns, depth = self.frame.channels, breadth = self.breadth(), column = 0
         while column < breadth:
             c.gemm_f32(
                 pixels, min(panel, breadth - column), source, depth, segments, count, depth,
-                packed + column * lines * depth, panel, NULL, 0, to + column, self.products())
+                packed + column * self.lines() * depth, panel, NULL, 0, to + column, self.products())
             column = column + panel

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from cnet.kernels._direct_grad cimport DirectGrad, outer_cost
 from cnet.kernels._dispatch cimport CN_LINE, cn_epilogue, cn_table, whole_lines
 from cnet.kernels._frame cimport frame_row, image_floats, load_rows
-from cnet.kernels._gather cimport Gather, Phase
+from cnet.kernels._gather cimport IN_FLIGHT, Gather, Phase
 from cnet.kernels._passes cimport Sink, Source, put_windows
 
 cdef enum:
@@ -27,7 +27,6 @@ cdef enum:
     RESIDENT = 262144
     # What copies of a cache line cost, of pixels and of outputs, fitted as the costs in `_gather`; and in a weight
     # gradient, which stores fewer sums, of pixels and of gradients.
-    IN_FLIGHT = 8
     COPY_COST = 36
     APART_COST = 6
     GRAD_COPY_COST = 19

@@ -158,8 +158,7 @@ cdef class Dense:
     microsecond.
 
     ``weight[in, out]`` and ``bias[out]`` are read by the forward pass; backward adds to ``dweight`` and ``dbias``, or
-    writes them. Bias
-    and its gradient may be None.
+    writes them. Bias and its gradient may be None.
     """
 
     cdef readonly object weight, bias
@@ -252,19 +251,19 @@ cdef class Dense:
             assert dy.shape[0] == k.samples and dy.shape[1] == k.outputs
         else:
             assert epilogue.samples == k.samples
-        if anew and (k.samples == 0 or epilogue is not None and epilogue.c.mean is not NULL):
-            # What nothing is added to below. A normalisation takes a bias away.
-            if self.db is not None:
-                self.db[:] = 0
-            if k.samples == 0:
-                self.dw[:, :] = 0
+        cdef bint normalised = epilogue is not None and epilogue.c.mean is not NULL
+        if anew and self.db is not None and (normalised or k.samples == 0):
+            self.db[:] = 0
         if k.samples == 0:
+            if anew:
+                self.dw[:, :] = 0
             return
         k.anew = anew
         k.x = &x[0, 0] if k.inputs else NULL
         k.w = &self.w[0, 0] if k.inputs and k.outputs else NULL
         k.dw = &self.dw[0, 0] if k.inputs and k.outputs else NULL
-        k.dbias = &self.db[0] if self.db is not None and k.outputs else NULL
+        # A normalisation takes a constant away.
+        k.dbias = &self.db[0] if self.db is not None and k.outputs and not normalised else NULL
         if epilogue is None:
             k.dy = &dy[0, 0] if k.outputs else NULL
         else:
@@ -272,8 +271,6 @@ cdef class Dense:
             k.above, k.dy, k.gradient = &epilogue.source, &workspace[0], &workspace[0]
             k.rows = parts(CHUNK, k.outputs)
             chunks = parts(k.samples, k.rows)
-            if epilogue.c.mean is not NULL:
-                k.dbias = NULL
         # Rectangles of a stripe are neighbours, so that a thread gets whole rows. Without inputs there is still a bias.
         k.stripes = max(1, min(EIGHT * parts(k.inputs, EIGHT * INPUTS), k.inputs // ROWS))
         k.panels = parts(k.outputs, COLUMNS)

@@ -164,7 +164,7 @@ def sums(
     """``sums[0]`` = the sum of ``dy`` over rows, ``sums[1]`` = that of ``dy * (x - mean)``."""
     cdef const cn_table* c = table()
     cdef Shape s = shape_of(x.shape[0], x.shape[1])
-    cdef Py_ssize_t item, column
+    cdef Py_ssize_t item, width, row, channel
     cdef float[FOLDED] wide
     assert s.rows > 0 and dy.shape[0] == s.rows and dy.shape[1] == s.channels and mean.shape[0] == s.channels
     assert sums.shape[0] >= 2 and sums.shape[1] == s.channels and work.shape[0] >= workspace(s.rows, s.channels)
@@ -179,9 +179,11 @@ def sums(
             means, parts + 2 * item * s.width, parts + 2 * item * s.width + item_width(&s, item))
     sums[:2, :] = 0
     for item in range(items_of(&s)):
-        for column in range(item_width(&s, item)):
-            sums[0, column % s.channels] += parts[2 * item * s.width + column]
-            sums[1, column % s.channels] += parts[2 * item * s.width + item_width(&s, item) + column]
+        width = item_width(&s, item)
+        for row in range(width // s.channels):
+            for channel in range(s.channels):
+                sums[0, channel] += parts[2 * item * s.width + row * s.channels + channel]
+                sums[1, channel] += parts[2 * item * s.width + width + row * s.channels + channel]
 
 
 def backward(

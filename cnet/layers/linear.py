@@ -135,8 +135,9 @@ class Linear(Layer):
         kernel = self._products()
         size = kernel.backward_workspace(x.shape[0], epilogue)
         dx = layout.empty(x.shape) if input_grad else None
+        workspace = layout.empty((size,)) if size else None
         anew = claim((self.weight, self.bias) if self.bias else (self.weight,))
-        kernel.backward(x, dy, dx, layout.empty((size,)) if size else None, _threads._count, epilogue, anew)
+        kernel.backward(x, dy, dx, workspace, _threads._count, epilogue, anew)
         return dx
 
     def _products(self) -> Dense:

@@ -213,6 +213,8 @@ def test_dense_of_no_samples_does_nothing(isa: str) -> None:
         layer.forward(x, y, None, threads)
         layer.backward(x, y, x, None, threads)
     assert (dweight.array == 2).all() and (dbias.array == 5).all()
+    layer.backward(x, y, x, None, 1, anew=True)
+    assert not dweight.array.any() and not dbias.array.any()
     dweight.check()
     dbias.check()
 
