@@ -66,10 +66,13 @@ class Case:
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Those that compute some pass of this convolution; where another is forced, direct summation is taken."""
+        """Those that compute some pass of this convolution; where another is forced, direct summation is taken.
+
+        "winners" computes a weight gradient behind the pooling of an epilogue.
+        """
         names = ["direct"]
         if self.groups == 1 or self.depth * self.breadth > 1:
-            names += ["dots", "patches"]
+            names += ["dots", "patches", "winners"]
             if self.groups > 1:
                 names.append("spread")
         if self.groups == 1 and self.dilation == (1, 1):

@@ -104,6 +104,11 @@ cdef extern from "cnet.h":
             const float* x, const uint8_t* index, const float* raw, cn_size raw_row, const float* factor,
             const float* offset, float* dx, cn_size dx_row
         ) noexcept nogil
+        void (*winners_grad_f32)(
+            cn_size rows, cn_size columns, cn_size channels, const float* gradient, const uint8_t* index,
+            const cn_size* taps, cn_size row_step, cn_size column_step, cn_size segment_count, const cn_size* segments,
+            cn_size run, const float* x, float* dw
+        ) noexcept nogil
         void (*column_sum_f32)(cn_size rows, cn_size columns, const float* x, cn_size x_row, float* y) noexcept nogil
         void (*add_parts_f32)(cn_size parts, cn_size size, const float* x, cn_size x_part, float* y) noexcept nogil
         void (*moments_f32)(

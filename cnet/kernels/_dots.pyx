@@ -8,7 +8,7 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from cnet.kernels._direct_grad cimport DirectGrad, outer_cost
-from cnet.kernels._dispatch cimport cn_table, whole_lines
+from cnet.kernels._dispatch cimport cn_table, table, whole_lines
 from cnet.kernels._frame cimport frame_row
 from cnet.kernels._gather cimport Gather, Phase
 from cnet.kernels._passes cimport Source
@@ -80,7 +80,10 @@ cdef class Dots(Gather):
 
 
 cdef class DotsGrad(DirectGrad):
-    """A weight gradient whose lanes run along the stretches under the window: few output channels are its rows."""
+    """A weight gradient whose lanes run along the stretches under the window: few output channels are its rows.
+
+    ``part_grad`` writes sums ``[out][tap][in]``.
+    """
 
     cdef Py_ssize_t units(self, const cn_table* c) noexcept nogil:
         return self.gather.groups * self.gather.phases[0].segment_count
@@ -92,20 +95,20 @@ cdef class DotsGrad(DirectGrad):
         return each * self.target.height / self.lines() + <double>self.weights * WEIGHT_COST / samples
 
     cdef Py_ssize_t workspace_size(self, Py_ssize_t samples, bint through, int threads) noexcept nogil:
-        """The transposed gradients, and what forming them needs."""
-        return whole_lines(self.weights) + DirectGrad.workspace_size(self, samples, through, threads)
+        """The gradients, transposed and back again, and what forming them needs."""
+        return 2 * whole_lines(self.weights) + DirectGrad.workspace_size(self, samples, through, threads)
 
     cdef void run(
         self, const float* x, const Source* dy, float* dweight, float* dbias, Py_ssize_t samples, float* workspace,
         int threads
     ):
-        cdef Py_ssize_t terms = self.gather.taps * self.gather.depth, channels = self.gather.out_channels, term, channel
+        cdef const cn_table* c = table()
+        cdef Py_ssize_t terms = self.gather.taps * self.gather.depth, channels = self.gather.out_channels
+        cdef float* back = workspace + whole_lines(self.weights)
         memset(workspace, 0, self.weights * sizeof(float))
-        DirectGrad.run(
-            self, x, dy, workspace, dbias, samples, workspace + whole_lines(self.weights), threads)
-        for term in range(terms):
-            for channel in range(channels):
-                dweight[term * channels + channel] += workspace[channel * terms + term]
+        DirectGrad.run(self, x, dy, workspace, dbias, samples, back + whole_lines(self.weights), threads)
+        c.transpose_f32(channels, terms, workspace, terms, back, channels)
+        c.add_parts_f32(1, self.weights, back, 0, dweight)
 
     cdef void lines_grad(
         self, const cn_table* c, Gather g, const float* source, const float* gradient, float* partial,

@@ -4,21 +4,23 @@ Arrays are physical: ``x[n, h, w, c]``, ``weight[kh, kw, in / groups, out]``. Th
 of which there are several: direct summation for everything (``_gather``, ``_direct_grad``), Winograd's filtering where
 it needs less arithmetic (``_winograd``, ``_winograd_grad``), overlapping products for the input gradient of few
 channels (``_overlap``), blocks of pixels for few output channels (``_blocked``), dot products for those of long sums
-(``_dots``), copies of what lies under the windows where rows of pixels are short (``_patches``), and channels spread
-out for small groups (``_spread``). What each would cost for the shapes chooses.
+(``_dots``), copies of what lies under the windows where rows of pixels are short (``_patches``), channels spread out
+for small groups (``_spread``), and for the weight gradient behind a max-pooling, the winners of its windows alone
+(``_winners``). What each would cost for the shapes chooses.
 """
 
 from libc.stdint cimport uint8_t
 
 from cnet.kernels._blocked cimport Blocked, BlockedGrad, best_pixels
 from cnet.kernels._direct_grad cimport DirectGrad
-from cnet.kernels._dispatch cimport cn_table, table
+from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table
 from cnet.kernels._dots cimport Dots, DotsGrad
 from cnet.kernels._gather cimport Gather
 from cnet.kernels._overlap cimport Overlap
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
 from cnet.kernels._patches cimport Patches, PatchesGrad
 from cnet.kernels._spread cimport Spread, SpreadGrad
+from cnet.kernels._winners cimport WinnersGrad
 from cnet.kernels._winograd cimport Winograd
 from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
@@ -31,7 +33,10 @@ cdef enum:
     TILE_COST = 200
     WEIGHT_COST = 250
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread")
+# What a weight gradient by Winograd's filtering takes of what direct summation would: layers of 32 to 256 channels.
+cdef double WINOGRAD_SHARE = 0.75
+
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread", "winners")
 
 
 cdef class Choice:
@@ -41,6 +46,7 @@ cdef class Choice:
     cdef const cn_table* table
     cdef Pass forward, input_grad
     cdef GradPass weight_grad
+    cdef double weight_grad_cost
 
 
 cdef class Conv2d:
@@ -52,7 +58,8 @@ cdef class Conv2d:
     with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
     "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and dilation that has any;
     "dots" and "patches" take dot products and patches for every pass but depthwise, "spread" spreads channels for every
-    pass with groups but depthwise; "direct" takes none of these.
+    pass with groups but depthwise; "winners" takes the winners for every weight gradient behind a max-pooling without
+    normalisation but depthwise; "direct" takes none of these.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
@@ -72,6 +79,7 @@ cdef class Conv2d:
     cdef PatchesGrad patches_grad
     cdef Spread spread, spread_scatter
     cdef SpreadGrad spread_grad
+    cdef WinnersGrad winners_grad
     cdef Overlap overlap
     cdef Blocked blocked
     cdef BlockedGrad blocked_grad
@@ -134,6 +142,8 @@ cdef class Conv2d:
         if groups > 1 and not self.gather.depthwise and algorithm in ("auto", "spread"):
             self.spread, self.spread_scatter = Spread(*window), Spread(*residues)
             self.spread_grad = SpreadGrad(self.spread)
+        if not self.gather.depthwise and not self.flat and algorithm in ("auto", "winners"):
+            self.winners_grad = WinnersGrad(self.gather)
         plain = plain and tuple(kernel) == (3, 3) and tuple(stride) == (1, 1) and max(padding) <= 2
         if plain and algorithm in ("auto", "winograd2", "winograd4"):
             m = 4 if algorithm == "winograd4" else 2
@@ -182,10 +192,13 @@ cdef class Conv2d:
             best = self.patches_scatter
         return best
 
-    cdef GradPass weight_grad_pass(self, Py_ssize_t samples):
+    cdef choose_weight_grad(self, Choice choice):
+        cdef const cn_table* c = choice.table
+        cdef Py_ssize_t samples = choice.samples
         if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
-            return self.winograd_grad
-        cdef const cn_table* c = table()
+            choice.weight_grad = self.winograd_grad
+            choice.weight_grad_cost = WINOGRAD_SHARE * self.direct_grad.cost(c, samples)
+            return
         cdef DirectGrad best = self.direct_grad
         if self.blocked_grad is not None:
             best = self.blocked_grad.direct
@@ -193,9 +206,9 @@ cdef class Conv2d:
         for other in (self.dots_grad, self.spread_grad, self.patches_grad):
             if other is not None and (self.forced or (<DirectGrad>other).cost(c, samples) < least):
                 best, least = other, (<DirectGrad>other).cost(c, samples)
+        choice.weight_grad, choice.weight_grad_cost = best, least
         if self.blocked_grad is not None and best is self.blocked_grad.direct:
-            return self.blocked_grad
-        return best
+            choice.weight_grad = self.blocked_grad
 
     cdef Choice chosen(self, Py_ssize_t samples):
         """The passes for so many images, which are chosen anew where the images or the instruction set are others."""
@@ -205,7 +218,7 @@ cdef class Conv2d:
             choice.samples, choice.table = samples, table()
             choice.forward = self.forward_pass(samples)
             choice.input_grad = self.input_grad_pass(samples)
-            choice.weight_grad = self.weight_grad_pass(samples)
+            self.choose_weight_grad(choice)
             self.choice = choice
         return choice
 
@@ -274,11 +287,23 @@ cdef class Conv2d:
                 &source, &weight[0, 0, 0, 0], True, NULL, Sink(&dx[0, 0, 0, 0], NULL, NULL, NULL), samples,
                 &workspace[0] if workspace.shape[0] else NULL, threads)
 
+    cdef GradPass grad_pass(self, Py_ssize_t samples, Epilogue epilogue):
+        """The pass of a weight gradient, which knows of the winners of a pooling."""
+        cdef Choice choice = self.chosen(samples)
+        # A normalisation between the two takes its part of every pixel's gradient.
+        if self.winners_grad is None or epilogue is None or epilogue.c.mean is not NULL:
+            return choice.weight_grad
+        cdef cn_epilogue* e = &epilogue.c
+        cdef bint pools = e.pool_rows * e.pool_columns > 1
+        if pools and (self.forced or self.winners_grad.cost_behind(choice.table, e) < choice.weight_grad_cost):
+            return self.winners_grad
+        return choice.weight_grad
+
     def weight_grad_workspace(self, Py_ssize_t samples, int threads, Epilogue epilogue=None):
         """Floats of workspace that ``weight_grad`` needs."""
         if samples == 0:
             return 0
-        return self.chosen(samples).weight_grad.workspace_size(samples, epilogue is not None, threads)
+        return self.grad_pass(samples, epilogue).workspace_size(samples, epilogue is not None, threads)
 
     def weight_grad(
         self, const float[:, :, :, ::1] x not None, const float[:, :, :, ::1] dy, float[:, :, :, ::1] dweight not None,
@@ -297,7 +322,7 @@ cdef class Conv2d:
         assert threads > 0 and workspace.shape[0] >= self.weight_grad_workspace(samples, threads, epilogue)
         if samples:
             source = self.gradient(dy, epilogue)
-            self.chosen(samples).weight_grad.run(
+            self.grad_pass(samples, epilogue).run(
                 &x[0, 0, 0, 0], &source, &dweight[0, 0, 0, 0], &dbias[0] if dbias is not None else NULL, samples,
                 &workspace[0], threads)
 

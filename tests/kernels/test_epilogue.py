@@ -559,6 +559,9 @@ def check_bits(case: Case, kind: Kind, algorithm: str) -> None:
     bind_gradient(epilogue, kind, p, dy, before_expected, index_expected, raw)
     dconv = np.ascontiguousarray(spread(epilogue, case.samples, 1))
     expected = gradients(case, conv, None, x, weight, dweight, 1, dconv)
+    if algorithm == "winners" and kind.pooled and not kind.normalised:
+        # Without the zeros, so in another order.
+        expected = expected[0], gradients(case, conv, epilogue, x, weight, dweight, 1)[1]
     for threads in THREADS:
         y, before, index = Guarded(shape), Guarded(shape), GuardedIndex(shape, np.uint8)
         workspace = Guarded(conv.forward_workspace(case.samples, threads, epilogue))
@@ -664,7 +667,47 @@ def test_convolution_of_groups_with_epilogue(isa: str, groups: int, depth: int, 
     for kind in EVERY_KIND:
         for pool in POOLS:
             for threads in (1, 3):
-                check_composition(case, replace(kind, pool=pool), "direct", threads)
+                for algorithm in ("direct", "winners"):
+                    check_composition(case, replace(kind, pool=pool), algorithm, threads)
+
+
+def test_convolution_behind_pooling_chooses_the_winners(isa: str) -> None:
+    """Where a normalisation does not give every pixel a gradient, and where the products saved are worth it."""
+    many, few = Case(2, 16, 32, (16, 16), (5, 5), padding=(2, 2, 2, 2)), Case(2, 1, 32, (16, 16))
+    for case, kind, chosen in (
+        (many, Kind("relu", (2, 2)), True),
+        (many, Kind("slope", (2, 2)), True),
+        (many, Kind("relu", (1, 1)), False),
+        (many, Kind("relu", (2, 2), normalised=True), False),
+        (few, Kind("relu", (2, 2)), False),
+    ):
+        pooled = kind.pooled and not kind.normalised
+        x, weight, *_ = random_inputs(case)
+        epilogue, p = Epilogue(*case.out_size, 32, kind.activation, kind.pool), parameters(kind, 32)
+        p.bind(epilogue)
+        shape = (2, epilogue.out_height, epilogue.out_width, 32)
+        dy, raw = random_array(np.random.default_rng(1), shape), random_array(np.random.default_rng(2), case.out_shape)
+        value, index = dy.copy(), np.random.default_rng(3).integers(0, np.prod(kind.pool), shape).astype(np.uint8)
+        bind_gradient(epilogue, kind, p, dy, value, index, raw)
+        dweights = {
+            name: gradients(case, case.bind(name), epilogue, x, weight, np.zeros_like(weight), 1)[1]
+            for name in ("auto", "winners", "direct")
+        }
+        assert (dweights["winners"].tobytes() != dweights["direct"].tobytes()) is pooled
+        if pooled:
+            assert (dweights["auto"].tobytes() == dweights["winners"].tobytes()) is chosen
+
+
+@pytest.mark.parametrize("height", range(1, 10))
+def test_winners_are_summed_in_tiles_of_every_size(isa: str, height: int) -> None:
+    """Rows of the kernel by vectors under each; odd numbers of windows; and some rows of windows at a time."""
+    for depth in (1, 5, 6, 11, 17, 23, 31, 43):
+        case = Case(2, depth, 3, (height + 3, 8), (height, 3))
+        for kind in (Kind("relu"), Kind("slope"), Kind("identity", (1, 2))):
+            check_composition(case, kind, "winners", 2)
+    for kind in (Kind("relu", (2, 1)), Kind("relu", (3, 2))):
+        check_composition(Case(1, 40, 3, (height + 65, 17), (height, 2)), kind, "winners", 2)
+    check_composition(Case(1, 2, 3, (height + 31, 17), (height, 2)), Kind("relu", (16, 16)), "winners", 1)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "overlap", "blocks", "dots", "patches", "winograd2", "winograd4"])
