@@ -73,23 +73,23 @@ cdef extern from "cnet.h":
             cn_size rows, cn_size row_step, const float* x, float* y
         ) noexcept nogil
         void (*winograd_input_f32)(
-            cn_size m, cn_size tiles, cn_size channels, const float* x, cn_size x_row, cn_size x_pixel, float* v,
-            cn_size v_element, cn_size v_tile
+            cn_size m, cn_size n, cn_size tiles, cn_size channels, const float* x, cn_size x_row, cn_size x_pixel,
+            float* v, cn_size v_element, cn_size v_tile
         ) noexcept nogil
         void (*winograd_output_grad_f32)(
-            cn_size m, cn_size tiles, cn_size channels, const float* dy, cn_size dy_row, cn_size dy_pixel, float* v,
-            cn_size v_element, cn_size v_tile
+            cn_size m, cn_size n, cn_size tiles, cn_size channels, const float* dy, cn_size dy_row,
+            cn_size dy_pixel, float* v, cn_size v_element, cn_size v_tile
         ) noexcept nogil
         void (*winograd_output_f32)(
-            cn_size m, cn_size rows, cn_size columns, cn_size channels, const float* v, cn_size v_element,
+            cn_size m, cn_size n, cn_size rows, cn_size columns, cn_size channels, const float* v, cn_size v_element,
             cn_size v_tile, const float* bias, float* y, cn_size y_row, cn_size y_pixel
         ) noexcept nogil
         void (*winograd_weight_f32)(
-            cn_size m, cn_size depth, cn_size width, const float* w, cn_size w_row, cn_size w_column,
+            cn_size m, cn_size n, cn_size depth, cn_size width, const float* w, cn_size w_row, cn_size w_column,
             cn_size w_depth, float* u, cn_size u_element
         ) noexcept nogil
         void (*winograd_weight_grad_f32)(
-            cn_size m, cn_size size, const float* u, cn_size u_element, float* dw, cn_size dw_tap
+            cn_size m, cn_size n, cn_size size, const float* u, cn_size u_element, float* dw, cn_size dw_tap
         ) noexcept nogil
         void (*epilogue_f32)(
             const cn_epilogue* e, cn_size windows, cn_size width, cn_size channel, const float* x, cn_size x_row,

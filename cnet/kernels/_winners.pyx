@@ -18,9 +18,9 @@ from cnet.kernels._passes cimport Source
 cdef enum:
     # Floats of the source that all channels of some rows of windows read: they stay in a first-level cache of 48 KB.
     NEAR_FLOATS = 8192
-    # What the cost of a layer is made of, in multiply-adds of a vector at full speed, fitted to the times of 20 layers of 1
-    # to 256 channels: a tile of sums for each winner, and what it and a call take for some rows of windows, where the
-    # sums stay in the second-level cache and where they are more than so many floats.
+    # What the cost of a layer is made of, in multiply-adds of a vector at full speed, fitted to the times of 20 layers
+    # of 1 to 256 channels: a tile of sums for each winner; and for some rows of windows a call, and each vector of sums,
+    # where they stay in the second-level cache and where they are more than so many floats.
     TILE_SUMS = 18
     WINNER_COST = 8
     CALL_COST = 60
@@ -46,7 +46,8 @@ cdef class WinnersGrad(DotsGrad):
         """What an image takes, in multiply-adds of a vector at full speed."""
         cdef Phase* phase = &self.gather.phases[0]
         cdef Py_ssize_t vectors = phase.segment_count * ((phase.run + c.lanes - 1) // c.lanes)
-        cdef Py_ssize_t rows = self.target.height // epilogue.pool_rows, together = min(rows, self.rows_at_once(epilogue))
+        cdef Py_ssize_t rows = self.target.height // epilogue.pool_rows
+        cdef Py_ssize_t together = min(rows, self.rows_at_once(epilogue))
         cdef Py_ssize_t windows = rows * (self.target.width // epilogue.pool_columns)
         # A vector that begins anywhere ends in another cache line.
         cdef Py_ssize_t loads = vectors if self.gather.channels % c.lanes == 0 else 2 * vectors
@@ -69,7 +70,7 @@ cdef class WinnersGrad(DotsGrad):
         cdef float* frame = gradient + whole_lines(image_floats(&self.target))
         cdef Py_ssize_t row = g.row_step * frame_row(&g.frame), pixel = g.column_step * g.channels
         cdef Py_ssize_t rows = g.out_height // pooled.pool_rows, columns = g.out_width // pooled.pool_columns
-        cdef Py_ssize_t terms = g.taps * g.depth, first, last, image, channel, tap, place
+        cdef Py_ssize_t terms = g.taps * g.depth, first, last, image, channel, tap, start, place
         cdef const float* source
         # The gradients behind the activation, as if there were no pooling.
         apart.pool_rows = apart.pool_columns = 1
@@ -81,18 +82,18 @@ cdef class WinnersGrad(DotsGrad):
             if g.padded:
                 load_rows(c, &g.frame, x, image, frame, 0, g.frame.rows)
                 source = frame
-            place = image * rows * columns * g.out_channels
+            start = image * rows * columns * g.out_channels
             c.epilogue_grad_f32(
-                &apart, rows * columns, g.out_channels, 0, 1, dy.x + place,
-                dy.value + place if dy.value is not NULL else NULL, NULL, NULL, 0, NULL, NULL, gradient, 0)
+                &apart, rows * columns, g.out_channels, 0, 1, dy.x + start,
+                dy.value + start if dy.value is not NULL else NULL, NULL, NULL, 0, NULL, NULL, gradient, 0)
             first = 0
             while first < rows:
                 last = min(rows, first + self.rows_at_once(&pooled))
-                tap = first * columns * g.out_channels
                 for channel in range(first_unit, last_unit):
+                    place = first * columns * g.out_channels + channel
                     c.winners_grad_f32(
-                        last - first, columns, g.out_channels, gradient + tap + channel, dy.index + place + tap + channel,
-                        taps, pooled.pool_rows * row, pooled.pool_columns * pixel, phase.segment_count, phase.segments,
+                        last - first, columns, g.out_channels, gradient + place, dy.index + start + place, taps,
+                        pooled.pool_rows * row, pooled.pool_columns * pixel, phase.segment_count, phase.segments,
                         phase.run, source + first * pooled.pool_rows * row + channel // g.breadth * g.depth,
                         partial + channel * terms)
                 first = last

@@ -16,7 +16,8 @@ cdef inline Py_ssize_t plane(Py_ssize_t size) noexcept nogil:
 
 cdef class Winograd(Pass):
     cdef Frame frame
-    cdef Py_ssize_t m, elements
+    # Rows and columns of a tile, and elements of its transform.
+    cdef Py_ssize_t m, n, elements
     cdef Py_ssize_t out_height, out_width, out_channels
     cdef Py_ssize_t tile_rows, tile_columns
 

@@ -30,17 +30,18 @@ cdef class Winograd(Pass):
     """One direction of a convolution, its geometry bound once.
 
     ``source`` and ``target`` are ``(height, width, channels)``; the first window begins ``top`` rows above and ``left``
-    columns before the source. ``m`` is the size of an output tile, 2 or 4.
+    columns before the source. ``tile`` is the size of an output tile: (2, 2), (4, 2) or (4, 4).
     """
 
-    def __cinit__(self, source, target, Py_ssize_t top, Py_ssize_t left, Py_ssize_t m):
-        assert m in (2, 4) and top >= 0 and left >= 0
+    def __cinit__(self, source, target, Py_ssize_t top, Py_ssize_t left, tile):
+        assert tile in ((2, 2), (4, 2), (4, 4)) and top >= 0 and left >= 0
         self.frame.height, self.frame.width, self.frame.channels = source
         self.out_height, self.out_width, self.out_channels = target
-        self.m, self.elements = m, (m + 2) * (m + 2)
-        self.tile_rows, self.tile_columns = (self.out_height + m - 1) // m, (self.out_width + m - 1) // m
+        self.m, self.n = m, n = tile
+        self.elements = (m + 2) * (n + 2)
+        self.tile_rows, self.tile_columns = (self.out_height + m - 1) // m, (self.out_width + n - 1) // n
         self.frame.top, self.frame.left = top, left
-        self.frame.rows, self.frame.columns = self.tile_rows * m + 2, self.tile_columns * m + 2
+        self.frame.rows, self.frame.columns = self.tile_rows * m + 2, self.tile_columns * n + 2
         assert self.frame.rows >= top + self.frame.height and self.frame.columns >= left + self.frame.width
 
     cdef Py_ssize_t most_tiles(self) noexcept nogil:
@@ -114,7 +115,7 @@ cdef class Winograd(Pass):
         cdef float* to = packed + item % panels * self.elements * plane(depth * panel) + row * panel
         if not transposed:
             c.winograd_weight_f32(
-                self.m, rows, width, weight + row * self.out_channels + column, 3 * depth * self.out_channels,
+                self.m, self.n, rows, width, weight + row * self.out_channels + column, 3 * depth * self.out_channels,
                 depth * self.out_channels, self.out_channels, to, plane(depth * panel))
             return
         for tap in range(9):
@@ -122,7 +123,7 @@ cdef class Winograd(Pass):
                 rows, width, weight + (tap * self.out_channels + column) * depth + row, depth,
                 scratch + tap * rows * panel)
         c.winograd_weight_f32(
-            self.m, rows, width, scratch + 8 * rows * panel, -3 * rows * panel, -rows * panel, panel, to,
+            self.m, self.n, rows, width, scratch + 8 * rows * panel, -3 * rows * panel, -rows * panel, panel, to,
             plane(depth * panel))
 
     cdef void run_item(
@@ -146,7 +147,7 @@ cdef class Winograd(Pass):
             for row in range(last_row - first_row):
                 tile = (image - first_image) * image_tiles + row * self.tile_columns
                 c.winograd_input_f32(
-                    self.m, self.tile_columns, depth, scratch + row * self.m * line, line, depth,
+                    self.m, self.n, self.tile_columns, depth, scratch + row * self.m * line, line, depth,
                     transformed + tile * depth, plane(tiles * depth), depth)
         column = 0
         while column < self.out_channels:
@@ -171,7 +172,7 @@ cdef class Winograd(Pass):
         """What the next item reads, in memory behind what this one does, if it has as many tiles."""
         cdef Py_ssize_t row = min(self.frame.height, last_row * self.m + 2 - self.frame.top), image = last_image - 1
         cdef Py_ssize_t start = (image * self.frame.height + row) * self.frame.width * self.frame.channels
-        cdef Py_ssize_t floats = tiles * self.m * self.m * self.frame.channels
+        cdef Py_ssize_t floats = tiles * self.m * self.n * self.frame.channels
         if x.epilogue is not NULL and x.raw is NULL:
             # A gradient of windows, which are fewer than pixels.
             floats = 0
@@ -190,7 +191,7 @@ cdef class Winograd(Pass):
         if sink.epilogue is not NULL:
             window = sink.epilogue.pool_rows * sink.epilogue.pool_columns
         return ahead(
-            sink.y + start // window, min(tiles * self.m * self.m * self.out_channels, end - start) // window, times,
+            sink.y + start // window, min(tiles * self.m * self.n * self.out_channels, end - start) // window, times,
             True)
 
     cdef void finish(
@@ -207,7 +208,7 @@ cdef class Winograd(Pass):
             to, pixel = block, panel
         for row in range(last_row - first_row):
             c.winograd_output_f32(
-                self.m, min(self.m, last - first - row * self.m), self.out_width, width,
+                self.m, self.n, min(self.m, last - first - row * self.m), self.out_width, width,
                 products + row * self.tile_columns * panel, products_element, panel,
                 bias + channel if bias is not NULL else NULL, to + row * self.m * self.out_width * pixel,
                 self.out_width * pixel, pixel)

@@ -5,7 +5,7 @@ from cnet.kernels._passes cimport GradPass, Source
 
 cdef class WinogradGrad(GradPass):
     cdef Frame source, target
-    cdef Py_ssize_t m, elements, tile_rows, tile_columns
+    cdef Py_ssize_t m, n, elements, tile_rows, tile_columns
     # A unit is so many rows of tiles of one image.
     cdef Py_ssize_t unit_rows, units
 

@@ -27,6 +27,8 @@ cdef enum:
     # The sums are read and written once a round: at least so many tiles make that worth while. With half as many,
     # layers of 128 channels took 10 to 20 % longer.
     LEAST_TILES = 64
+    # More in one sum would lose digits.
+    MOST_TILES = 128
     # Weights of an item of what follows.
     CHUNK = 2048
     # Parts that are summed up apart, no fewer than the first and no more than the second number of them, each of so
@@ -39,15 +41,16 @@ cdef enum:
 cdef class WinogradGrad(GradPass):
     """Geometry of a weight gradient, bound once; arguments as for ``Winograd`` of the forward pass."""
 
-    def __cinit__(self, source, target, Py_ssize_t top, Py_ssize_t left, Py_ssize_t m):
-        assert m in (2, 4) and top >= 0 and left >= 0
+    def __cinit__(self, source, target, Py_ssize_t top, Py_ssize_t left, tile):
+        assert tile in ((2, 2), (4, 2), (4, 4)) and top >= 0 and left >= 0
         self.source.height, self.source.width, self.source.channels = source
         self.target.height, self.target.width, self.target.channels = target
-        self.m, self.elements = m, (m + 2) * (m + 2)
+        self.m, self.n = m, n = tile
+        self.elements = (m + 2) * (n + 2)
         self.tile_rows = (self.target.height + m - 1) // m
-        self.tile_columns = (self.target.width + m - 1) // m
+        self.tile_columns = (self.target.width + n - 1) // n
         self.source.top, self.source.left = top, left
-        self.target.rows, self.target.columns = self.tile_rows * m, self.tile_columns * m
+        self.target.rows, self.target.columns = self.tile_rows * m, self.tile_columns * n
         self.source.rows, self.source.columns = self.target.rows + 2, self.target.columns + 2
         self.unit_rows = max(<Py_ssize_t>1, min(self.tile_rows, UNIT_TILES // self.tile_columns))
         self.units = (self.tile_rows + self.unit_rows - 1) // self.unit_rows
@@ -63,7 +66,8 @@ cdef class WinogradGrad(GradPass):
         cdef Py_ssize_t channels = self.source.channels + self.target.channels, space = ROUND_FLOATS
         if self.parts(samples) > 1:
             space -= self.elements * self.source.channels * self.target.channels
-        cdef Py_ssize_t tiles = max(<Py_ssize_t>LEAST_TILES, space // (self.elements * channels))
+        cdef Py_ssize_t tiles = space // (self.elements * channels)
+        tiles = max(<Py_ssize_t>LEAST_TILES, min(<Py_ssize_t>MOST_TILES, tiles))
         return min(samples * self.units, max(<Py_ssize_t>1, tiles // (self.unit_rows * self.tile_columns)))
 
     cdef Py_ssize_t transform_size(self, Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t panel) noexcept nogil:
@@ -204,7 +208,7 @@ cdef class WinogradGrad(GradPass):
             for element in range(self.elements):
                 c.add_parts_f32(
                     parts - 1, size, sums + self.sum_size() + element * space, self.sum_size(), sums + element * space)
-        c.winograd_weight_grad_f32(self.m, size, sums, space, dweight, weights)
+        c.winograd_weight_grad_f32(self.m, self.n, size, sums, space, dweight, weights)
 
     cdef Ahead pixels(
         self, const Frame* f, const float* images, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples,
@@ -239,11 +243,11 @@ cdef class WinogradGrad(GradPass):
         for row in range(last - first):
             for block in range(blocks):
                 c.winograd_input_f32(
-                    self.m, self.tile_columns, min(panel, depth - block * panel),
+                    self.m, self.n, self.tile_columns, min(panel, depth - block * panel),
                     scratch + row * self.m * line + block * panel, line, depth,
                     source + block * space + (tile + row * self.tile_columns) * panel, blocks * space, panel)
             for block in range(panels):
                 c.winograd_output_grad_f32(
-                    self.m, self.tile_columns, min(panel, breadth - block * panel),
+                    self.m, self.n, self.tile_columns, min(panel, breadth - block * panel),
                     gradient + row * self.m * line_out + block * panel, line_out, breadth,
                     target + block * space + (tile + row * self.tile_columns) * panel, panels * space, panel)

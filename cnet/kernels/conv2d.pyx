@@ -15,28 +15,22 @@ from cnet.kernels._blocked cimport Blocked, BlockedGrad, best_pixels
 from cnet.kernels._direct_grad cimport DirectGrad
 from cnet.kernels._dispatch cimport cn_epilogue, cn_table, table
 from cnet.kernels._dots cimport Dots, DotsGrad
+from cnet.kernels._filtering cimport Filtering, cheapest
 from cnet.kernels._gather cimport Gather
 from cnet.kernels._overlap cimport Overlap
 from cnet.kernels._passes cimport GradPass, Pass, Sink, Source
 from cnet.kernels._patches cimport Patches, PatchesGrad
 from cnet.kernels._spread cimport Spread, SpreadGrad
 from cnet.kernels._winners cimport WinnersGrad
-from cnet.kernels._winograd cimport Winograd
-from cnet.kernels._winograd_grad cimport WinogradGrad
 from cnet.kernels.epilogue cimport Epilogue
 
 cdef enum:
     # Rows of fewer pixels than this fill a register tile badly.
     NARROW = 14
-    # What Winograd's transforms of a tile cost for each channel, and those of the weights for each pair of channels, in
-    # multiply-adds: fitted to the times of layers of 8 to 256 channels.
-    TILE_COST = 200
-    WEIGHT_COST = 250
 
-# What a weight gradient by Winograd's filtering takes of what direct summation would: layers of 32 to 256 channels.
-cdef double WINOGRAD_SHARE = 0.75
-
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "overlap", "blocks", "dots", "patches", "spread", "winners")
+# Sizes of Winograd's tiles under the names of those who force them.
+TILES = {"auto": ((2, 2), (4, 2)), "winograd2": ((2, 2),), "winograd4x2": ((4, 2),), "winograd4": ((4, 4),)}
+ALGORITHMS = (*TILES, "direct", "overlap", "blocks", "dots", "patches", "spread", "winners")
 
 
 cdef class Choice:
@@ -53,13 +47,13 @@ cdef class Conv2d:
     """A convolution of images of one size, its geometry bound once.
 
     ``kernel``, ``stride`` and ``dilation`` are ``(vertical, horizontal)``, and ``padding`` is
-    ``(top, bottom, left, right)``. ``algorithm`` "auto" takes F(2x2, 3x3) where it pays; "winograd2" and "winograd4"
-    (F(4x4, 3x3), which loses a decimal digit) take theirs for every 3x3 convolution of stride 1, without groups and
-    with padding up to 2; "overlap" takes overlapping products for every input gradient without groups and dilation;
-    "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and dilation that has any;
-    "dots" and "patches" take dot products and patches for every pass but depthwise, "spread" spreads channels for every
-    pass with groups but depthwise; "winners" takes the winners for every weight gradient behind a max-pooling without
-    normalisation but depthwise; "direct" takes none of these.
+    ``(top, bottom, left, right)``. ``algorithm`` "auto" takes F(2x2, 3x3) or F(4x2, 3x3) where one pays; "winograd2",
+    "winograd4x2" and "winograd4" (F(4x4, 3x3), which is less accurate) take theirs for every 3x3 convolution of stride
+    1, without groups and with padding up to 2; "overlap" takes overlapping products for every input gradient without
+    groups and dilation; "blocks" takes blocks of pixels for every forward pass and weight gradient without groups and
+    dilation that has any; "dots" and "patches" take dot products and patches for every pass but depthwise, "spread"
+    spreads channels for every pass with groups but depthwise; "winners" takes the winners for every weight gradient
+    behind a max-pooling without normalisation but depthwise; "direct" takes none of these.
     """
 
     cdef readonly Py_ssize_t in_channels, out_channels, height, width, out_height, out_width, groups
@@ -71,8 +65,7 @@ cdef class Conv2d:
     cdef Gather gather, scatter
     cdef DirectGrad direct_grad
     # None where they do not apply, or never pay.
-    cdef Winograd winograd, winograd_scatter
-    cdef WinogradGrad winograd_grad
+    cdef list filterings
     cdef Dots dots, dots_scatter
     cdef DotsGrad dots_grad
     cdef Patches patches, patches_scatter
@@ -145,22 +138,13 @@ cdef class Conv2d:
         if not self.gather.depthwise and not self.flat and algorithm in ("auto", "winners"):
             self.winners_grad = WinnersGrad(self.gather)
         plain = plain and tuple(kernel) == (3, 3) and tuple(stride) == (1, 1) and max(padding) <= 2
-        if plain and algorithm in ("auto", "winograd2", "winograd4"):
-            m = 4 if algorithm == "winograd4" else 2
-            self.winograd = Winograd(source, target, top, left, m)
-            self.winograd_scatter = Winograd(target, source, 2 - top, 2 - left, m)
-            self.winograd_grad = WinogradGrad(source, target, top, left, m)
-
-    cdef bint pays(self, Py_ssize_t samples, Py_ssize_t height, Py_ssize_t width):
-        """Whether F(2x2, 3x3) saves more multiplications, for so many output pixels, than its transforms cost."""
-        cdef Py_ssize_t tiles = ((height + 1) // 2) * ((width + 1) // 2), pairs = self.in_channels * self.out_channels
-        cdef Py_ssize_t saved = (9 * height * width - 16 * tiles) * pairs
-        cdef Py_ssize_t transforms = TILE_COST * tiles * (self.in_channels + self.out_channels)
-        return samples * (saved - transforms) > WEIGHT_COST * pairs
+        tiles = TILES.get(algorithm, ()) if plain else ()
+        self.filterings = [Filtering(source, target, top, left, tile) for tile in tiles]
 
     cdef Pass forward_pass(self, Py_ssize_t samples):
-        if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
-            return self.winograd
+        cdef Filtering filtering = cheapest(self.filterings, True, samples, self.forced)
+        if filtering is not None:
+            return filtering.forward
         cdef const cn_table* c = table()
         cdef double least = self.gather.cost(c)
         cdef Pass best = self.gather
@@ -175,8 +159,9 @@ cdef class Conv2d:
         return best
 
     cdef Pass input_grad_pass(self, Py_ssize_t samples):
-        if self.winograd is not None and (self.forced or self.pays(samples, self.height, self.width)):
-            return self.winograd_scatter
+        cdef Filtering filtering = cheapest(self.filterings, False, samples, self.forced)
+        if filtering is not None:
+            return filtering.input_grad
         cdef const cn_table* c = table()
         cdef double least = self.scatter.cost(c)
         cdef Pass best = self.scatter
@@ -195,9 +180,10 @@ cdef class Conv2d:
     cdef choose_weight_grad(self, Choice choice):
         cdef const cn_table* c = choice.table
         cdef Py_ssize_t samples = choice.samples
-        if self.winograd is not None and (self.forced or self.pays(samples, self.out_height, self.out_width)):
-            choice.weight_grad = self.winograd_grad
-            choice.weight_grad_cost = WINOGRAD_SHARE * self.direct_grad.cost(c, samples)
+        cdef Filtering filtering = cheapest(self.filterings, True, samples, self.forced)
+        if filtering is not None:
+            choice.weight_grad = filtering.weight_grad
+            choice.weight_grad_cost = filtering.share() * self.direct_grad.cost(c, samples)
             return
         cdef DirectGrad best = self.direct_grad
         if self.blocked_grad is not None:

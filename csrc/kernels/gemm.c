@@ -87,11 +87,10 @@ CN_INLINE void outer_step(const int rows, const int vectors, cn_size lanes, cons
 
 CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lanes, cn_size lines, cn_size points,
                           const float *a, cn_size a_line, cn_size a_point, const float *b, cn_size b_line,
-                          cn_size b_point, const float *start, cn_size start_row, float *c, cn_size c_row) {
+                          cn_size b_point, const float *start, float *c, cn_size c_row) {
     const int chains = CHAINS(rows * vectors);
     tile sum[4];
-    load_tile(rows, vectors, lanes, start, start_row, sum[0]);
-    CN_UNROLL for (int chain = 1; chain < chains; chain++) CN_UNROLL for (int r = 0; r < rows; r++)
+    CN_UNROLL for (int chain = 0; chain < chains; chain++) CN_UNROLL for (int r = 0; r < rows; r++)
         CN_UNROLL for (int v = 0; v < vectors; v++) sum[chain][r][v] = (vec){0};
     for (cn_size line = 0; line < lines; line++) {
         const float *p = a + line * a_line, *q = b + line * b_line;
@@ -103,6 +102,12 @@ CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lanes, cn_s
     }
     CN_UNROLL for (int chain = 1; chain < chains; chain++) CN_UNROLL for (int r = 0; r < rows; r++)
         CN_UNROLL for (int v = 0; v < vectors; v++) sum[0][r][v] += sum[chain][r][v];
+    if (start) {
+        /* Added last, or every product would be rounded to the size of all sums so far. */
+        tile before;
+        load_tile(rows, vectors, lanes, start, c_row, before);
+        CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++) sum[0][r][v] += before[r][v];
+    }
     store_tile(rows, vectors, lanes, sum[0], c, c_row);
 }
 
@@ -138,18 +143,16 @@ void CN_NAME(outer_f32)(cn_size rows, cn_size width, cn_size lines, cn_size poin
                         cn_size a_point, const float *b, cn_size b_line, cn_size b_point, const float *start, float *c,
                         cn_size c_row) {
     const cn_size tiles = (rows + CN_TILE_ROWS - 1) / CN_TILE_ROWS, lanes = (width - 1) % CN_LANES + 1;
-    const cn_size start_row = start ? c_row : 0;
-    if (!start) start = zeros;
     for (cn_size t = 0; t < tiles; t++) {
         const cn_size first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
-        const float *at = a + first, *from = start + first * start_row;
+        const float *at = a + first, *from = start ? start + first * c_row : NULL;
         float *to = c + first * c_row;
         /* The sums that the next tile adds to, which come from further away than the factors. */
-        if (start_row)
+        if (start)
             for (cn_size r = first + count; r < rows * (t + 2) / tiles && r < rows; r++)
                 CN_FETCH_LINES(c + r * c_row, CN_PANEL);
 #define TILE_OF(n, vectors, lanes)                                                                                    \
-    outer_tile(n, vectors, lanes, lines, points, at, a_line, a_point, b, b_line, b_point, from, start_row, to, c_row)
+    outer_tile(n, vectors, lanes, lines, points, at, a_line, a_point, b, b_line, b_point, from, to, c_row)
 #define TILE(n)                                                                                                       \
     case n:                                                                                                           \
         if (width == CN_PANEL)                                                                                        \

@@ -19,6 +19,8 @@ import oracles_elementwise as oracles
 import pytest
 from conv_cases import (
     NAMED,
+    ROUNDING,
+    WINOGRAD,
     Case,
     cases,
     oracle_forward,
@@ -488,7 +490,7 @@ def composed(case: Case, kind: Kind) -> tuple[Any, ...]:
 
 
 def check_composition(case: Case, kind: Kind, algorithm: str, threads: int) -> None:
-    """All passes of a convolution with its epilogue; not by F(4x4), whose numbers are not exact."""
+    """All passes of a convolution with its epilogue; not by those of ``ROUNDING``."""
     arrays = composed(case, kind)
     x, weight, bias, dy, dweight = (read_only(array, case.misaligned) for array in arrays[:5])
     raw, y_expected, index_expected, before_expected, dx_expected, dweight_expected = arrays[5:]
@@ -603,7 +605,7 @@ def compositions(draw: st.DrawFn) -> tuple[Case, Kind]:
 def test_convolution_with_epilogue_matches_oracle(isa: str, composition: tuple[Case, Kind]) -> None:
     case, kind = composition
     for algorithm in (*case.algorithms, "auto"):
-        if algorithm != "winograd4":
+        if algorithm not in (ROUNDING if "winograd4" not in case.algorithms else (*ROUNDING, "auto")):
             for threads in THREADS:
                 check_composition(case, kind, algorithm, threads)
 
@@ -631,7 +633,7 @@ def test_convolution_with_epilogue_matches_oracle_on_named_cases(isa: str, name:
     number, case = list(NAMED).index(name), NAMED[name]
     kind = Kind(ACTIVATIONS[number % 3], fitting_pool(case), normalised=number % 2 == 0)
     for algorithm in case.algorithms:
-        if algorithm == "winograd4":
+        if algorithm in ROUNDING:
             check_bits(case, kind, algorithm)
         else:
             for threads in (1, 3):
@@ -645,7 +647,7 @@ def test_convolution_with_every_epilogue(isa: str, kind: Kind, pool: Pair) -> No
     for case in (Case(17, 5, 19, (6, 6), padding=(1, 1, 1, 1)), Case(1, 3, 5, (36, 12), padding=(1, 1, 1, 1))):
         for algorithm in case.algorithms:
             check_bits(case, replace(kind, pool=pool), algorithm)
-            if algorithm != "winograd4":
+            if algorithm not in ROUNDING:
                 check_composition(case, replace(kind, pool=pool), algorithm, 2)
 
 
@@ -710,7 +712,7 @@ def test_winners_are_summed_in_tiles_of_every_size(isa: str, height: int) -> Non
     check_composition(Case(1, 2, 3, (height + 31, 17), (height, 2)), Kind("relu", (16, 16)), "winners", 1)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "overlap", "blocks", "dots", "patches", "winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "overlap", "blocks", "dots", "patches", *WINOGRAD])
 def test_convolution_with_epilogue_passes_on_what_is_not_a_number(isa: str, algorithm: str) -> None:
     """NaN and infinities in the convolution's output and in the gradient: as in two steps."""
     case = Case(3, 4, 19, (6, 8), padding=(1, 1, 1, 1))
