@@ -19,7 +19,7 @@ cdef enum:
     # Floats of the source that all channels of some rows of windows read: they stay in a first-level cache of 48 KB.
     NEAR_FLOATS = 8192
     # What the cost of a layer is made of, in multiply-adds of a vector at full speed, fitted to the times of 20 layers
-    # of 1 to 256 channels: a tile of sums for each winner; and for some rows of windows a call, and each vector of sums,
+    # of 1 to 256 channels: a tile of sums for each winner; for some rows of windows a call, and each vector of sums,
     # where they stay in the second-level cache and where they are more than so many floats.
     TILE_SUMS = 18
     WINNER_COST = 8
