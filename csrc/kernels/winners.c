@@ -1,12 +1,16 @@
 /* The weight gradient of a convolution behind max-pooling: of the pixels of a window only the winner has a gradient. */
 #include "kernel.h"
 
-/* Sums that a tile holds, of which every winner is added to each: as many as there are registers for, beside an x and a
- * gradient. */
+/* Sums that a tile holds, vectors by rows of the kernel, to each of which every winner adds: as many as there are registers
+ * for, beside a gradient and an x. */
 #if CN_TILE_ROWS >= 12
 #define MOST_SUMS 21
+#define MOST_VECTORS 6
+#define MOST_ROWS(vectors) ((vectors) > 4 ? 3 : (vectors) > 3 ? 5 : 7)
 #else
 #define MOST_SUMS 12
+#define MOST_VECTORS 4
+#define MOST_ROWS(vectors) ((vectors) > 2 ? 3 : (vectors) > 1 ? 5 : 7)
 #endif
 
 /* Rows of windows of one channel, see winners_grad_f32. */
@@ -72,8 +76,7 @@ void CN_NAME(winners_grad_f32)(cn_size rows, cn_size columns, cn_size channels, 
                                const uint8_t *index, const cn_size *taps, cn_size row_step, cn_size column_step,
                                cn_size segment_count, const cn_size *segments, cn_size run, const float *x, float *dw) {
     const winner_rows w = {rows, columns, channels, gradient, index, taps, row_step, column_step};
-    const cn_size most = MOST_SUMS >= 18 ? 6 : 4, all = (run + CN_LANES - 1) / CN_LANES;
-    const cn_size pieces = (all + most - 1) / most;
+    const cn_size all = (run + CN_LANES - 1) / CN_LANES, pieces = (all + MOST_VECTORS - 1) / MOST_VECTORS;
     for (cn_size piece = 0; piece < pieces; piece++) {
         /* As even as can be: 7 vectors are 3 + 4. */
         const cn_size first = all * piece / pieces, vectors = all * (piece + 1) / pieces - first;
@@ -81,25 +84,20 @@ void CN_NAME(winners_grad_f32)(cn_size rows, cn_size columns, cn_size channels, 
         for (cn_size s = 0, height; s < segment_count; s += height) {
             cn_size at[7];
             float *to[7];
-            height = segment_count - s;
+            height = min_size(segment_count - s, MOST_ROWS(vectors));
+            /* Odd heights, as kernels have; of an even one a row follows. */
+            height -= height % 2 == 0;
 #define ROWS(v, r)                                                                                                    \
     case (v)*8 + (r): {                                                                                               \
         CN_UNROLL for (int i = 0; i < (r); i++) at[i] = segments[s + i] + first * CN_LANES;                           \
         CN_UNROLL for (int i = 0; i < (r); i++) to[i] = dw + (s + i) * run + first * CN_LANES;                        \
-        winners_tile(r, v, lanes, &w, x, at, to);                                                         \
+        winners_tile(r, v, lanes, &w, x, at, to);                                                                     \
         break;                                                                                                        \
     }
-#if MOST_SUMS >= 18
-            height = min_size(height, vectors > 4 ? 3 : vectors > 3 ? 5 : 7);
-#else
-            height = min_size(height, vectors > 2 ? 3 : vectors > 1 ? 5 : 7);
-#endif
-            /* The usual heights; of others the rest follows row by row. */
-            height = height == 6 ? 5 : height == 4 ? 3 : height == 2 ? 1 : height;
             switch (vectors * 8 + height) {
                 ROWS(1, 1) ROWS(1, 3) ROWS(1, 5) ROWS(1, 7) ROWS(2, 1) ROWS(2, 3) ROWS(2, 5) ROWS(3, 1) ROWS(3, 3)
                 ROWS(4, 1) ROWS(4, 3)
-#if MOST_SUMS >= 18
+#if MOST_VECTORS == 6
                 ROWS(2, 7) ROWS(3, 5) ROWS(3, 7) ROWS(4, 5) ROWS(5, 1) ROWS(5, 3) ROWS(6, 1) ROWS(6, 3)
 #endif
             }
