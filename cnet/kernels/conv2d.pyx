@@ -64,8 +64,9 @@ cdef class Conv2d:
     cdef bint forced
     cdef Gather gather, scatter
     cdef DirectGrad direct_grad
-    # None where they do not apply, or never pay.
+    # Winograd's, with each size of tile that may be taken.
     cdef list filterings
+    # None where they do not apply, or never pay.
     cdef Dots dots, dots_scatter
     cdef DotsGrad dots_grad
     cdef Patches patches, patches_scatter
