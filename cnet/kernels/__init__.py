@@ -18,13 +18,13 @@ Where items add into the same numbers (gradients of weights) each has a buffer o
 in order afterwards. ``_dispatch.team`` decides how many threads a call deserves, so that small work is not slowed down
 by waking threads for it; that too cannot change a bit.
 
-**Where to look.** ``conv2d`` chooses between passes (``_passes`` says what one is) by what each would cost: ``_gather``
-sums products directly, ``_direct_grad`` for the weights; ``_winograd`` and ``_winograd_grad`` save multiplications, with
-tiles that ``_filtering`` chooses; ``_overlap``, ``_blocked``, ``_dots``, ``_spread`` and ``_patches`` fill the lanes
-where channels or pixels are few; ``_winners`` leaves out the zeros that a max-pooling makes. ``epilogue`` is what may
-follow a convolution or a linear layer before its result leaves the cache. Nearly all of them end in the register tiles
-of csrc/kernels/gemm.c; ``dense`` has one of its own. ``_dispatch`` holds the table of C functions for the instruction
-set in use, ``_pool`` the memory.
+**Where to look.** ``conv2d`` chooses between passes (``_passes`` says what one is) by what each would cost:
+``_gather`` sums products directly, ``_direct_grad`` for the weights; ``_winograd`` and ``_winograd_grad`` save
+multiplications, with tiles that ``_filtering`` chooses; ``_overlap``, ``_blocked``, ``_dots``, ``_spread`` and
+``_patches`` fill the lanes where channels or pixels are few; ``_winners`` leaves out the zeros that a max-pooling
+makes. ``epilogue`` is what may follow a convolution or a linear layer before its result leaves the cache. Nearly all
+of them end in the register tiles of csrc/kernels/gemm.c; ``dense`` has one of its own. ``_dispatch`` holds the table
+of C functions for the instruction set in use, ``_pool`` the memory.
 """
 
 import os
