@@ -106,7 +106,8 @@ CN_INLINE void outer_tile(const int rows, const int vectors, cn_size lanes, cn_s
         /* Added last, or every product would be rounded to the size of all sums so far. */
         tile before;
         load_tile(rows, vectors, lanes, start, c_row, before);
-        CN_UNROLL for (int r = 0; r < rows; r++) CN_UNROLL for (int v = 0; v < vectors; v++) sum[0][r][v] += before[r][v];
+        CN_UNROLL for (int r = 0; r < rows; r++)
+            CN_UNROLL for (int v = 0; v < vectors; v++) sum[0][r][v] += before[r][v];
     }
     store_tile(rows, vectors, lanes, sum[0], c, c_row);
 }

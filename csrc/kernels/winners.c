@@ -1,8 +1,8 @@
 /* The weight gradient of a convolution behind max-pooling: of the pixels of a window only the winner has a gradient. */
 #include "kernel.h"
 
-/* Sums that a tile holds, vectors by rows of the kernel, to each of which every winner adds: as many as there are registers
- * for, beside a gradient and an x. */
+/* Sums that a tile holds, vectors by rows of the kernel, to each of which every winner adds: as many as there are
+ * registers for, beside a gradient and an x. */
 #if CN_TILE_ROWS >= 12
 #define MOST_SUMS 21
 #define MOST_VECTORS 6
@@ -70,8 +70,8 @@ CN_INLINE void winners_tile(const int rows, const int vectors, cn_size lanes, co
 }
 
 /* dw[s * run + i] += sum over windows (r, k) of gradient[r, k] *
- * x[r * row_step + k * column_step + taps[index[r, k]] + segments[s] + i] for i < run: the windows' gradients, and which
- * tap of the pooling they belong to, each with `channels` elements a window, of which the first counts. */
+ * x[r * row_step + k * column_step + taps[index[r, k]] + segments[s] + i] for i < run: the windows' gradients, and
+ * which tap of the pooling they belong to, each with `channels` elements a window, of which the first counts. */
 void CN_NAME(winners_grad_f32)(cn_size rows, cn_size columns, cn_size channels, const float *gradient,
                                const uint8_t *index, const cn_size *taps, cn_size row_step, cn_size column_step,
                                cn_size segment_count, const cn_size *segments, cn_size run, const float *x, float *dw) {

@@ -1,15 +1,15 @@
 /* Winograd's minimal filtering F(m x n, 3 x 3): the transforms before and after the products.
  *
  * An output tile of m x n pixels is A^T [(G w G'^T) * (B^T d B')] A', where d is the (m+2) x (n+2) pixels under it, w
- * the 3 x 3 weights and * multiplies element by element; summed over input channels, each of the (m+2) (n+2) elements is
- * a matrix product. The matrices on the left are those of m, on the right those of n. Of the 9 m n multiplications of a
+ * the 3 x 3 weights and * multiplies element by element; summed over input channels, each of the (m+2) (n+2) elements
+ * is a matrix product. The matrices on the left are those of m, on the right those of n. Of the 9 m n multiplications of a
  * tile (m+2) (n+2) remain: 2.25 times fewer for 2 x 2, 3 times for 4 x 2, 4 times for 4 x 4.
  *
  * The gradient of the weights is the transpose of the same: G^T [(B^T d B') * (A dy A'^T)] G'.
  *
  * A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. The points are 0, 1, -1 and
- * infinity for 2, and 1/2 and -2 besides for 4, which lose less than the usual 2 and -2: errors (root mean square) of the
- * output are 0.6 to 0.8 times those of direct summation for 2 x 2, 1.3 to 1.7 times for 4 x 2, and 2.6 to 3.5 times for
+ * infinity for 2, and 1/2 and -2 besides for 4, which lose less than the usual 2 and -2: errors (root mean square) of
+ * the output are 0.6 to 0.8 times those of direct summation for 2 x 2, 1.3 to 1.7 times for 4 x 2, and 2.6 to 3.5 times for
  * 4 x 4; with 2 and -2 they were 1.5 to 2 and 3.5 to 4.7 times.
  * B. Barabasz, A. Anderson, K. M. Soodhalter and D. Gregg, "Error Analysis and Improving the Accuracy of Winograd
  * Convolution for Deep Neural Networks", ACM Transactions on Mathematical Software 46, 2020. */
@@ -109,8 +109,8 @@ CN_INLINE void weight_grad_column(const int m, const vec *d, vec *t, const int s
     }
 }
 
-/* A transform of a rectangle: the matrix of m from the left on each of `width` columns, which have `height` numbers then,
- * and that of n from the right on each row. */
+/* A transform of a rectangle: the matrix of m from the left on each of `width` columns, which have `height` numbers
+ * then, and that of n from the right on each row. */
 #define TRANSFORM(column, m, n, width, height, d, t)                                                                  \
     do {                                                                                                              \
         square half;                                                                                                  \
@@ -183,9 +183,9 @@ CN_INLINE void input_tiles(const int m, const int n, cn_size tiles, cn_size chan
     }
 }
 
-/* B^T d B' for a row of tiles: v[e * v_element + t * v_tile + c] for each element e of the (m+2) (n+2), tile t and channel
- * c. Tile t begins at pixel n t of x, whose rows lie x_row floats apart and whose pixels x_pixel. Tiles are 2 x 2, 4 x 2
- * or 4 x 4. */
+/* B^T d B' for a row of tiles: v[e * v_element + t * v_tile + c] for each element e of the (m+2) (n+2), tile t and
+ * channel c. Tile t begins at pixel n t of x, whose rows lie x_row floats apart and whose pixels x_pixel. Tiles are
+ * 2 x 2, 4 x 2 or 4 x 4. */
 void CN_NAME(winograd_input_f32)(cn_size m, cn_size n, cn_size tiles, cn_size channels, const float *x, cn_size x_row,
                                  cn_size x_pixel, float *v, cn_size v_element, cn_size v_tile) {
     WITH_TILE(input_tiles, tiles, channels, x, x_row, x_pixel, v, v_element, v_tile);
@@ -269,8 +269,8 @@ CN_INLINE void weight_tiles(const int m, const int n, cn_size depth, cn_size wid
         }
 }
 
-/* G w G'^T for a panel: u[e * u_element + k * CN_PANEL + j] for each element e, input channel k < depth and output channel
- * j < width; the panel's other columns are 0. Tap (a, b) lies at w[a * w_row + b * w_column + k * w_depth + j], with
+/* G w G'^T for a panel: u[e * u_element + k * CN_PANEL + j] for each element e, input channel k < depth and output
+ * channel j < width; the panel's other columns are 0. Tap (a, b) lies at w[a * w_row + b * w_column + k * w_depth + j], with
  * steps that may be negative. */
 void CN_NAME(winograd_weight_f32)(cn_size m, cn_size n, cn_size depth, cn_size width, const float *w, cn_size w_row,
                                   cn_size w_column, cn_size w_depth, float *u, cn_size u_element) {
