@@ -21,8 +21,8 @@ ALGORITHMS = ("direct", "auto", "winograd4")
 SHORT = {
     **NETS,
     "vgg-like": (
-        "1x28x28 c32k3p1 bn relu c32k3p1 bn relu pool2 c64k3p1 bn relu c64k3p1 bn relu pool2 "
-        "c128k3p1 bn relu c128k3p1 bn relu flatten fc10"
+        "1x28x28 c16k3p1 bn relu c16k3p1 bn relu pool2 c32k3p1 bn relu c32k3p1 bn relu pool2 "
+        "c64k3p1 bn relu c64k3p1 bn relu flatten fc10"
     ),
 }
 BATCH, RATE, MOMENTUM, DECAY = 64, 0.05, 0.9, 5e-4
