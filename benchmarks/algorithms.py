@@ -1,6 +1,6 @@
 """Whether the way in which convolutions are summed shows in the accuracy of whole trainings.
 
-    python benchmarks/algorithms.py                                       # the digits in the package
+    python benchmarks/algorithms.py                                       # the digits that data.mnist() finds
     python benchmarks/algorithms.py --data path/to/folder --net vgg-like --epochs 50 --seeds 3 --json algorithms.json
 
 Every 3 x 3 convolution of the net is computed by direct summation, by what ``Conv2d`` takes of itself, and by
@@ -49,7 +49,7 @@ def train(text, algorithm, folder, epochs, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--net", default="cnn", help=f"one of {', '.join(SHORT)}, or a text (see nets.py)")
-    parser.add_argument("--data", help="folder of the MNIST files; default the digits in the package")
+    parser.add_argument("--data", help="folder of the MNIST files; default those that data.mnist() finds")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", help="write the results here too")

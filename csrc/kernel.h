@@ -58,12 +58,17 @@ CN_INLINE vec load_part(const float *p, cn_size n, float fill) {
 }
 CN_INLINE void store_part(float *p, vec v, cn_size n) { _mm256_maskstore_ps(p, CN_FIRST(n), (__m256)v); }
 #elif CN_LANES == 4
-/* Functions of their own: without masks the branches of all parts were half of the code. */
-#define CN_APART static __attribute__((noinline, unused))
-CN_APART vec load_part(const float *p, cn_size n, float fill) {
+/* The branches of all parts were half of the baseline's code, which had better be small than fast: there they are
+ * functions of their own. */
+#if defined(__ARM_NEON)
+#define CN_PART CN_INLINE
+#else
+#define CN_PART static __attribute__((noinline, unused))
+#endif
+CN_PART vec load_part(const float *p, cn_size n, float fill) {
     return (vec){n > 0 ? p[0] : fill, n > 1 ? p[1] : fill, n > 2 ? p[2] : fill, n > 3 ? p[3] : fill};
 }
-CN_APART void store_part(float *p, vec v, cn_size n) {
+CN_PART void store_part(float *p, vec v, cn_size n) {
     if (n > 0) p[0] = v[0];
     if (n > 1) p[1] = v[1];
     if (n > 2) p[2] = v[2];

@@ -17,7 +17,7 @@ from cnet.kernels.conv2d import Conv2d
 # What the results of each pass are called, in the order in which ``run_case`` returns them.
 RESULTS = ("y", "dx", "dweight", "dbias")
 WINOGRAD = ("winograd2", "winograd4x2", "winograd4")
-# Those that multiply by thirds: what would be whole numbers is not. "auto" may take one of them where they apply.
+# Those that multiply by thirds: what would be whole numbers is not. "auto" may take the first.
 ROUNDING = ("winograd4x2", "winograd4")
 
 

@@ -5,7 +5,6 @@ cdef class Filtering:
     cdef Winograd forward, input_grad
     cdef WinogradGrad weight_grad
 
-    cdef double cost(self, Winograd direction, Py_ssize_t samples) noexcept
     cdef double share(self) noexcept
 
 

@@ -26,13 +26,6 @@ cdef class Filtering:
         self.input_grad = Winograd(target, source, 2 - top, 2 - left, tile)
         self.weight_grad = WinogradGrad(source, target, top, left, tile)
 
-    cdef double cost(self, Winograd direction, Py_ssize_t samples) noexcept:
-        """What a direction takes, in multiply-adds."""
-        cdef double elements = <double>direction.elements * direction.tile_rows * direction.tile_columns
-        cdef double pairs = <double>direction.frame.channels * direction.out_channels
-        cdef double channels = direction.frame.channels + direction.out_channels
-        return samples * elements * (pairs + ELEMENT_COST * channels) + direction.elements * WEIGHT_COST * pairs
-
     cdef double share(self) noexcept:
         """What a weight gradient takes of what direct summation would."""
         cdef Winograd w = self.forward
@@ -40,7 +33,16 @@ cdef class Filtering:
         return GRAD_COST * w.elements * w.tile_rows * w.tile_columns / (9 * pixels)
 
 
+cdef double filtering_cost(Winograd direction, Py_ssize_t samples) noexcept:
+    """What a direction takes, in multiply-adds."""
+    cdef double elements = <double>direction.elements * direction.tile_rows * direction.tile_columns
+    cdef double pairs = <double>direction.frame.channels * direction.out_channels
+    cdef double channels = direction.frame.channels + direction.out_channels
+    return samples * elements * (pairs + ELEMENT_COST * channels) + direction.elements * WEIGHT_COST * pairs
+
+
 cdef double direct_cost(Winograd direction, Py_ssize_t samples) noexcept:
+    """What direct summation takes of the same."""
     cdef double pixels = <double>direction.out_height * direction.out_width
     return 9 * samples * pixels * direction.frame.channels * direction.out_channels
 
@@ -52,7 +54,7 @@ cdef Filtering cheapest(list filterings, bint forward, Py_ssize_t samples, bint 
     cdef double least = INFINITY, cost
     for filtering in filterings:
         direction = filtering.forward if forward else filtering.input_grad
-        cost = filtering.cost(direction, samples)
+        cost = filtering_cost(direction, samples)
         if cost < least and (forced or cost < direct_cost(direction, samples)):
             best, least = filtering, cost
     return best

@@ -56,8 +56,8 @@ cdef class WinnersGrad(DotsGrad):
         return self.target.channels * (windows * winner + <double>rows / together * (sums + CALL_COST))
 
     cdef Py_ssize_t scratch_size(self, bint through) noexcept nogil:
-        """Floats of an image in its frame, of the taps of a window, and of the windows of an image."""
-        return self.gather.image_size(False) + 2 * MOST_TAPS + whole_lines(image_floats(&self.target))
+        """Floats of an image in its frame, and of the gradients of its windows."""
+        return self.gather.image_size(False) + whole_lines(image_floats(&self.target))
 
     cdef void part_grad(
         self, const cn_table* c, Gather g, const Source* x, const Source* dy, float* partial, bint with_bias,
@@ -65,9 +65,8 @@ cdef class WinnersGrad(DotsGrad):
     ) noexcept nogil:
         cdef cn_epilogue pooled = dy.epilogue[0], apart = dy.epilogue[0]
         cdef Phase* phase = &g.phases[0]
-        cdef Py_ssize_t* taps = <Py_ssize_t*>scratch
-        cdef float* gradient = scratch + 2 * MOST_TAPS
-        cdef float* frame = gradient + whole_lines(image_floats(&self.target))
+        cdef Py_ssize_t[MOST_TAPS] taps
+        cdef float* gradient = scratch + self.gather.image_size(False)
         cdef Py_ssize_t row = g.row_step * frame_row(&g.frame), pixel = g.column_step * g.channels
         cdef Py_ssize_t rows = g.out_height // pooled.pool_rows, columns = g.out_width // pooled.pool_columns
         cdef Py_ssize_t terms = g.taps * g.depth, first, last, image, channel, tap, start, place
@@ -80,8 +79,8 @@ cdef class WinnersGrad(DotsGrad):
         for image in range(first_image, last_image):
             source = x.x + image * image_floats(&g.frame)
             if g.padded:
-                load_rows(c, &g.frame, x, image, frame, 0, g.frame.rows)
-                source = frame
+                load_rows(c, &g.frame, x, image, scratch, 0, g.frame.rows)
+                source = scratch
             start = image * rows * columns * g.out_channels
             c.epilogue_grad_f32(
                 &apart, rows * columns, g.out_channels, 0, 1, dy.x + start,

@@ -74,10 +74,11 @@ class Conv2d(Layer):
     Kept for backward: the input. Kernels read it with channels last; an array in PyTorch's order is converted once.
 
     ``"winograd2"`` is Winograd's minimal filtering with output tiles of 2 x 2: 2.25 times fewer multiplications, as
-    accurate as direct summation. ``"winograd4x2"`` has tiles of 4 rows and 2 columns: 3 times fewer multiplications,
-    and errors 1.3 to 1.7 times those of direct summation, of the weight gradient 2.5 to 3.5 times (root mean square).
-    ``"auto"`` takes one of these where it is faster. ``"winograd4"`` has tiles of 4 x 4, 4 times fewer multiplications,
-    and errors 2.5 to 3.5, of the weight gradient 4 to 8 times those of direct summation.
+    accurate as direct summation, the weight gradient within a factor of two (root mean square). ``"winograd4x2"`` has
+    tiles of 4 rows and 2 columns: 3 times fewer multiplications, and errors 1.3 to 1.7 times those of direct summation,
+    of the weight gradient 2.5 to 3.5 times. ``"auto"`` takes one of these where it is faster. ``"winograd4"`` has tiles
+    of 4 x 4, 4 times fewer multiplications, and errors 2.5 to 3.5, of the weight gradient 4 to 8 times those of direct
+    summation.
 
     References
     ----------

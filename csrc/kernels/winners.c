@@ -6,12 +6,11 @@
 #if CN_TILE_ROWS >= 12
 #define MOST_SUMS 21
 #define MOST_VECTORS 6
-#define MOST_ROWS(vectors) ((vectors) > 4 ? 3 : (vectors) > 3 ? 5 : 7)
 #else
 #define MOST_SUMS 12
 #define MOST_VECTORS 4
-#define MOST_ROWS(vectors) ((vectors) > 2 ? 3 : (vectors) > 1 ? 5 : 7)
 #endif
+#define MOST_ROWS 7
 
 /* Rows of windows of one channel, see winners_grad_f32. */
 typedef struct winner_rows {
@@ -82,9 +81,9 @@ void CN_NAME(winners_grad_f32)(cn_size rows, cn_size columns, cn_size channels, 
         const cn_size first = all * piece / pieces, vectors = all * (piece + 1) / pieces - first;
         const cn_size lanes = min_size(CN_LANES, run - (first + vectors - 1) * CN_LANES);
         for (cn_size s = 0, height; s < segment_count; s += height) {
-            cn_size at[7];
-            float *to[7];
-            height = min_size(segment_count - s, MOST_ROWS(vectors));
+            cn_size at[MOST_ROWS];
+            float *to[MOST_ROWS];
+            height = min_size(segment_count - s, min_size(MOST_ROWS, MOST_SUMS / vectors));
             /* Odd heights, as kernels have; of an even one a row follows. */
             height -= height % 2 == 0;
 #define ROWS(v, r)                                                                                                    \

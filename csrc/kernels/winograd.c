@@ -2,15 +2,15 @@
  *
  * An output tile of m x n pixels is A^T [(G w G'^T) * (B^T d B')] A', where d is the (m+2) x (n+2) pixels under it, w
  * the 3 x 3 weights and * multiplies element by element; summed over input channels, each of the (m+2) (n+2) elements
- * is a matrix product. The matrices on the left are those of m, on the right those of n. Of the 9 m n multiplications of a
- * tile (m+2) (n+2) remain: 2.25 times fewer for 2 x 2, 3 times for 4 x 2, 4 times for 4 x 4.
+ * is a matrix product. The matrices on the left are those of m, on the right those of n. Of the 9 m n multiplications
+ * of a tile (m+2) (n+2) remain: 2.25 times fewer for 2 x 2, 3 times for 4 x 2, 4 times for 4 x 4.
  *
  * The gradient of the weights is the transpose of the same: G^T [(B^T d B') * (A dy A'^T)] G'.
  *
  * A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. The points are 0, 1, -1 and
  * infinity for 2, and 1/2 and -2 besides for 4, which lose less than the usual 2 and -2: errors (root mean square) of
- * the output are 0.6 to 0.8 times those of direct summation for 2 x 2, 1.3 to 1.7 times for 4 x 2, and 2.6 to 3.5 times for
- * 4 x 4; with 2 and -2 they were 1.5 to 2 and 3.5 to 4.7 times.
+ * the output are 0.6 to 0.8 times those of direct summation for 2 x 2, 1.3 to 1.7 times for 4 x 2, and 2.6 to 3.5 times
+ * for 4 x 4; with 2 and -2 they were 1.5 to 2 and 3.5 to 4.7 times.
  * B. Barabasz, A. Anderson, K. M. Soodhalter and D. Gregg, "Error Analysis and Improving the Accuracy of Winograd
  * Convolution for Deep Neural Networks", ACM Transactions on Mathematical Software 46, 2020. */
 #include "kernel.h"
@@ -270,8 +270,8 @@ CN_INLINE void weight_tiles(const int m, const int n, cn_size depth, cn_size wid
 }
 
 /* G w G'^T for a panel: u[e * u_element + k * CN_PANEL + j] for each element e, input channel k < depth and output
- * channel j < width; the panel's other columns are 0. Tap (a, b) lies at w[a * w_row + b * w_column + k * w_depth + j], with
- * steps that may be negative. */
+ * channel j < width; the panel's other columns are 0. Tap (a, b) lies at w[a * w_row + b * w_column + k * w_depth + j],
+ * with steps that may be negative. */
 void CN_NAME(winograd_weight_f32)(cn_size m, cn_size n, cn_size depth, cn_size width, const float *w, cn_size w_row,
                                   cn_size w_column, cn_size w_depth, float *u, cn_size u_element) {
     WITH_TILE(weight_tiles, depth, width, w, w_row, w_column, w_depth, u, u_element);
